@@ -1,0 +1,118 @@
+"""What is observed. Everything here is level-triggered: each beat carries the whole truth of its
+sender, so a lost beat costs nothing and a new controller learns all it needs from the next one."""
+
+from __future__ import annotations
+
+import msgspec
+
+from paceline.types.ids import Epoch, GatewayId, NodeName, RunnerId, Seat
+from paceline.types.model import Shard
+from paceline.types.states import RunnerState
+from paceline.types.tasks import TaskStatus
+
+
+class ProcessFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """A runner process that lives on a node, as its parent sees it."""
+
+    runner_id: RunnerId
+    pid: int
+    memory_bytes: int
+    """What the ledger counts for it, from its launch until it is seen gone."""
+
+
+class ProcessExit(msgspec.Struct, frozen=True, kw_only=True):
+    """How a runner process ended. Negative `code` is a signal, as in `subprocess`."""
+
+    runner_id: RunnerId
+    pid: int
+    code: int
+    sentence: str
+    log_tail: tuple[str, ...] = ()
+
+
+class NodeFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """One node's whole truth. `processes` is a complete inventory of this incarnation: what it
+    does not list is not there."""
+
+    name: NodeName
+    incarnation: str
+    cluster_id: str
+    pid: int
+    host: str
+    cpus: int
+    memory_bytes: int
+    """What the node offers to runners."""
+    processes: tuple[ProcessFacts, ...] = ()
+    exits: tuple[ProcessExit, ...] = ()
+    """The last ones, newest last; bounded."""
+
+
+class LinkOffer(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a rank may be reached in one epoch, and the key that proves it is the one."""
+
+    epoch: Epoch
+    rank: int
+    address: str
+    public_key: str
+    """CURVE key of the rank's door *and* of its outgoing link, Z85."""
+    front_address: str | None = None
+    """Rank 0 only: where gateways submit; same key."""
+
+
+class LineHealth(msgspec.Struct, frozen=True, kw_only=True):
+    """A rank's view of its line; ages by its own monotonic clock, in seconds."""
+
+    upstream_silence_s: float | None = None
+    downstream_silence_s: float | None = None
+    steps: int = 0
+    broken: str = ""
+    """Why the rank left the line, once it has."""
+
+
+class StreamLoad(msgspec.Struct, frozen=True, kw_only=True):
+    """What a driver carries."""
+
+    running: int
+    waiting: int
+    pages_free: int
+    pages_total: int
+    tokens_emitted: int
+
+
+class RunnerFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """One runner's whole truth."""
+
+    runner_id: RunnerId
+    node: NodeName
+    incarnation: str
+    cluster_id: str
+    pid: int
+    state: RunnerState
+    since_s: float
+    """Seconds in this state."""
+    seat: Seat | None = None
+    model: str | None = None
+    shard: Shard | None = None
+    dtype: str | None = None
+    kv_pages: int = 0
+    epoch: Epoch | None = None
+    """The newest epoch it has accepted."""
+    offer: LinkOffer | None = None
+    line: LineHealth | None = None
+    load: StreamLoad | None = None
+    tasks: tuple[TaskStatus, ...] = ()
+    """The last ones, newest last; bounded."""
+    numerics_id: str | None = None
+    measured_bytes: int | None = None
+    """Anonymous memory of the process."""
+    reason: str = ""
+    """Why it is failed, or what it waits for."""
+
+
+class GatewayFacts(msgspec.Struct, frozen=True, kw_only=True):
+    gateway_id: GatewayId
+    pid: int
+    url: str
+    public_key: str
+    """CURVE key that its links to drivers use, Z85."""
+    streams: int = 0
