@@ -1,0 +1,41 @@
+# Everything runs in .venv, which is made when it is missing or when the dependencies changed.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+PROMPT ?= What is the capital of France?
+NODES  ?= 2
+
+.PHONY: demo test check format bench proof clean
+
+demo: $(STAMP)
+	@$(BIN)/paceline demo --nodes $(NODES) "$(PROMPT)"
+
+test: $(STAMP)
+	@$(BIN)/python -m pytest -q -m "not proof" $(TESTS)
+
+proof: $(STAMP)
+	@$(BIN)/python -m pytest -q -m proof $(TESTS)
+
+check: $(STAMP)
+	@$(BIN)/ruff format --check --quiet paceline tests setup.py
+	@$(BIN)/ruff check --quiet paceline tests setup.py
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
+
+format: $(STAMP)
+	@$(BIN)/ruff format paceline tests setup.py
+	@$(BIN)/ruff check --fix paceline tests setup.py
+
+bench: $(STAMP)
+	@$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf $(VENV) build *.egg-info
+
+$(STAMP): pyproject.toml constraints.txt setup.py $(wildcard paceline/engine/kernels/csrc/*)
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing into $(VENV) (a few minutes the first time) …"
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	@touch $@

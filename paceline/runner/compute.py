@@ -1,0 +1,78 @@
+"""What the compute thread runs: a loaded shard and, on the last rank, the sampler behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import torch
+
+from paceline.engine.sampler import Sampler
+from paceline.engine.stage import Stage
+from paceline.types.errors import EngineError
+from paceline.types.model import Shard
+from paceline.types.step import Sampled, Step
+
+
+class Hidden(msgspec.Struct, frozen=True):
+    """A step's rows on their way to the next rank: float32 [rows, width]."""
+
+    step: Step
+    rows: torch.Tensor
+
+
+class Compute:
+    """Entered only by the compute thread, once `load` has run there."""
+
+    def __init__(self, stage: Stage, shard: Shard, vocab_size: int, eos_ids: frozenset[int]):
+        self.stage = stage
+        self.shard = shard
+        self._vocab_size = vocab_size
+        self._eos_ids = eos_ids
+        self._sampler = Sampler(vocab_size, eos_ids)
+
+    @classmethod
+    def load(
+        cls,
+        checkpoint: Path,
+        shard: Shard,
+        *,
+        dtype: str,
+        kv_pages: int,
+        vocab_size: int,
+        eos_ids: frozenset[int],
+        on_layer: Callable[[int, int], None],
+    ) -> Compute:
+        stage = Stage.load(checkpoint, shard, dtype=dtype, kv_pages=kv_pages, on_layer=on_layer)
+        return cls(stage, shard, vocab_size, eos_ids)
+
+    def begin_line(self) -> None:
+        """A new epoch: no slot of an older one means anything any more."""
+        self._sampler = Sampler(self._vocab_size, self._eos_ids)
+
+    @torch.inference_mode()
+    def run(self, step: Step, payload: memoryview | None) -> Hidden | Sampled:
+        """One step through this shard. `payload` is the previous rank's rows (float32 bytes);
+        the first rank reads the step's own token ids instead. Raises EngineError."""
+        if self.shard.is_last:
+            for slot in step.freed:
+                self._sampler.free(slot)
+            for admission in step.admitted:
+                self._sampler.admit(admission)
+        output = self.stage.forward(step.spans, self._input(step, payload)) if step.spans else None
+        if not self.shard.is_last:
+            return Hidden(step, torch.empty(0) if output is None else output)
+        slots = [span.slot for span in step.spans if span.sample]
+        tokens = self._sampler.sample(slots, output) if slots and output is not None else []
+        return Sampled(number=step.number, tokens=tuple(tokens))
+
+    def _input(self, step: Step, payload: memoryview | None) -> torch.Tensor:
+        if self.shard.is_first:
+            return torch.tensor(step.token_ids, dtype=torch.int64)
+        if payload is None:
+            raise EngineError(f"step {step.number} came without the previous rank's rows")
+        rows = torch.frombuffer(payload, dtype=torch.float32)
+        if step.rows == 0 or rows.numel() % step.rows:
+            raise EngineError(f"step {step.number}: {rows.numel()} values for {step.rows} rows")
+        return rows.view(step.rows, -1)

@@ -1,0 +1,222 @@
+"""The driver's streams: from gateways into the scheduler, and tokens back to who asked.
+
+Owns no socket's life and no torch. A stream belongs to the gateway that submitted it last; it is
+freed when that gateway stops renewing it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Protocol
+
+import structlog
+
+from paceline.engine.scheduler import Completion, Scheduler
+from paceline.types.errors import InvalidRequest, PacelineError, Unavailable
+from paceline.types.facts import StreamLoad
+from paceline.types.ids import StreamId
+from paceline.types.step import Sampled, Step
+from paceline.types.stream import (
+    Cancel,
+    Closing,
+    Finished,
+    FromDriver,
+    Rejected,
+    Renew,
+    SamplingParams,
+    StreamRecord,
+    Submit,
+    ToDriver,
+    Token,
+    Tokens,
+)
+
+RENEWAL_S = 30.0
+"""A stream that no gateway renewed for so long is freed."""
+
+MAX_BACKLOG = 2048
+"""Messages kept for a gateway that reads slowly; past it, its streams are cancelled."""
+
+log = structlog.get_logger("driver")
+
+
+class Front(Protocol):
+    """The part of the transport's front door that the driver uses."""
+
+    def send(self, peer: bytes, message: FromDriver) -> bool: ...
+
+
+class _Held:
+    """A stream that a gateway waits for."""
+
+    __slots__ = ("attempt", "peer", "renewed")
+
+    def __init__(self, peer: bytes, attempt: int, now: float) -> None:
+        self.peer = peer
+        self.attempt = attempt
+        self.renewed = now
+
+
+class Driver:
+    """Streams of one line in one epoch. Times are monotonic seconds, given by the caller."""
+
+    def __init__(self, scheduler: Scheduler, front: Front) -> None:
+        self.scheduler = scheduler
+        self._front = front
+        self._held: dict[StreamId, _Held] = {}
+        self._backlog: dict[bytes, _Backlog] = {}
+        self._emitted = 0
+        self._warm_up: StreamId | None = None
+        self.warmed = False
+        self.refusing: str | None = "the line is not ready yet"
+        """Why new streams are turned away; None while they are taken."""
+
+    # --- from gateways -------------------------------------------------------------------------
+
+    def receive(self, peer: bytes, message: ToDriver, now: float) -> None:
+        match message:
+            case Submit(record):
+                self._submit(peer, record, now)
+            case Cancel(stream_id, attempt):
+                self._cancel(stream_id, attempt)
+            case Renew(streams):
+                for stream_id, attempt in streams:
+                    held = self._held.get(stream_id)
+                    if held is not None and held.attempt == attempt:
+                        held.renewed = now
+
+    def _submit(self, peer: bytes, record: StreamRecord, now: float) -> None:
+        held = self._held.get(record.stream_id)
+        if held is not None and held.attempt >= record.attempt:
+            return
+        try:
+            if self.refusing is not None:
+                raise Unavailable(self.refusing)
+            ended = self.scheduler.submit(record)
+        except PacelineError as error:
+            log.info("stream_rejected", stream=record.stream_id, reason=str(error))
+            self._send(
+                peer,
+                Rejected(
+                    stream_id=record.stream_id,
+                    attempt=record.attempt,
+                    code=error.code,
+                    message=str(error),
+                    retry=not isinstance(error, InvalidRequest),
+                ),
+            )
+            return
+        if ended is not None:  # the record's last token had ended it already
+            self._send(peer, Tokens(tokens=(), finished=(ended,)))
+        else:
+            self._held[record.stream_id] = _Held(peer, record.attempt, now)
+
+    def _cancel(self, stream_id: StreamId, attempt: int) -> None:
+        held = self._held.get(stream_id)
+        if held is not None and held.attempt <= attempt:
+            del self._held[stream_id]
+            self.scheduler.cancel(stream_id, held.attempt)
+
+    def warm_up(self, stream_id: StreamId) -> None:
+        """Send one small stream of our own through the line; `warmed` tells when it is through."""
+        self._warm_up, self.warmed = stream_id, False
+        params = SamplingParams(max_tokens=2, seed=0, temperature=0.0, ignore_eos=True)
+        self.scheduler.submit(
+            StreamRecord(stream_id=stream_id, attempt=0, prompt_ids=(0,), params=params)
+        )
+
+    # --- steps ---------------------------------------------------------------------------------
+
+    def next_step(self) -> Step | None:
+        return self.scheduler.schedule()
+
+    def complete(self, sampled: Sampled) -> None:
+        """A step has left the line: hand its tokens to the gateways that wait for them."""
+        completion = self.scheduler.complete(sampled)
+        self._emitted += len(completion.tokens)
+        for peer, (tokens, finished) in self._by_peer(completion).items():
+            self._send(peer, Tokens(tokens=tuple(tokens), finished=tuple(finished)))
+        for end in completion.finished:
+            self._held.pop(end.stream_id, None)
+            self.warmed = self.warmed or end.stream_id == self._warm_up
+
+    def _by_peer(self, completion: Completion) -> dict[bytes, tuple[list[Token], list[Finished]]]:
+        shares: dict[bytes, tuple[list[Token], list[Finished]]] = {}
+        for place, items in enumerate((completion.tokens, completion.finished)):
+            for item in items:
+                held = self._held.get(item.stream_id)
+                if held is not None and held.attempt == item.attempt:
+                    share = shares.setdefault(held.peer, ([], []))
+                    share[place].append(item)  # type: ignore[arg-type]
+        return shares
+
+    # --- upkeep --------------------------------------------------------------------------------
+
+    def tick(self, now: float) -> None:
+        """Retry what a slow gateway did not take; free what nobody renewed."""
+        for peer in list(self._backlog):
+            self._flush(peer, now)
+        for stream_id, held in list(self._held.items()):
+            if now - held.renewed > RENEWAL_S:
+                log.warning("stream_abandoned", stream=stream_id, unrenewed_s=RENEWAL_S)
+                self._cancel(stream_id, held.attempt)
+
+    def close(self, reason: str) -> None:
+        """Tell every gateway with streams here that they must go on elsewhere."""
+        for peer in {held.peer for held in self._held.values()}:
+            self._send(peer, Closing(reason=reason))
+        self._held.clear()
+        self.refusing = reason
+
+    @property
+    def streams(self) -> int:
+        return len(self._held)
+
+    @property
+    def load(self) -> StreamLoad:
+        scheduler = self.scheduler
+        return StreamLoad(
+            running=scheduler.running,
+            waiting=scheduler.waiting,
+            pages_free=scheduler.pages_free,
+            pages_total=scheduler.pages_total,
+            tokens_emitted=self._emitted,
+        )
+
+    def _send(self, peer: bytes, message: FromDriver) -> None:
+        """In order behind what the peer has not taken yet."""
+        waiting = self._backlog.get(peer)
+        if waiting is None and self._front.send(peer, message):
+            return
+        self._backlog.setdefault(peer, _Backlog()).messages.append(message)
+
+    def _flush(self, peer: bytes, now: float) -> None:
+        backlog = self._backlog[peer]
+        messages = backlog.messages
+        while messages and self._front.send(peer, messages[0]):
+            messages.popleft()
+            backlog.stuck_since = now
+        if not messages:
+            del self._backlog[peer]
+            return
+        stuck = now - (backlog.stuck_since or now)
+        backlog.stuck_since = backlog.stuck_since or now
+        if len(messages) > MAX_BACKLOG or stuck > RENEWAL_S:
+            self._drop_peer(peer)
+
+    def _drop_peer(self, peer: bytes) -> None:
+        streams = [(i, held.attempt) for i, held in self._held.items() if held.peer == peer]
+        log.warning("gateway_takes_nothing", streams=len(streams))
+        del self._backlog[peer]
+        for stream_id, attempt in streams:
+            self._cancel(stream_id, attempt)
+
+
+class _Backlog:
+    """What a gateway has not taken yet, and since when it has taken nothing."""
+
+    __slots__ = ("messages", "stuck_since")
+
+    def __init__(self) -> None:
+        self.messages: deque[FromDriver] = deque()
+        self.stuck_since: float | None = None
