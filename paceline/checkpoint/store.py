@@ -1,0 +1,173 @@
+"""The local model store: whole checkpoints under `<home>/models/<name>`, and nothing half-made.
+
+A checkpoint is built in `<home>/staging/<name>` under the name's lock and appears under its
+name by one rename. Whoever holds the lock of a name owns its staging directory, so anything
+found there was left by a process that died, and is removed. What a broken download has left in
+`<home>/downloads/<name>` is kept, so that the next try can resume it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from paceline.checkpoint.manifest import (
+    MANIFEST_NAME,
+    Manifest,
+    describe,
+    read_manifest,
+    write_manifest,
+)
+from paceline.checkpoint.progress import OnProgress, silent
+from paceline.types.errors import DeadlineExceeded, InvalidRequest, NotFound
+
+LOCK_TIMEOUT_S = 3600.0
+"""How long to wait for another process that pulls or imports the same model."""
+
+_NAME = re.compile(r"(?!\.)[A-Za-z0-9._-]{1,96}")
+
+
+def checked_name(name: str) -> str:
+    """The name itself: one path component, which cannot leave the store. Else InvalidRequest."""
+    if not _NAME.fullmatch(name):
+        raise InvalidRequest(
+            f"{name!r} is not a model name; use up to 96 letters, digits, '.', '_' or '-', "
+            "not beginning with '.'"
+        )
+    return name
+
+
+class Store:
+    """The checkpoints of one PACELINE_HOME; safe to use from several processes at once."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self._models = home / "models"
+        self._staging = home / "staging"
+        self._downloads = home / "downloads"
+        self._locks = home / "locks"
+
+    def has(self, name: str) -> bool:
+        return (self._models / checked_name(name) / MANIFEST_NAME).is_file()
+
+    def path(self, name: str) -> Path:
+        """Directory of a stored checkpoint. Raises NotFound, naming what is stored."""
+        if not self.has(name):
+            stored = ", ".join(self.names()) or "nothing yet"
+            raise NotFound(f"model {name!r} is not in the store ({self._models} holds: {stored})")
+        return self._models / name
+
+    def manifest(self, name: str) -> Manifest:
+        return read_manifest(self.path(name))
+
+    def names(self) -> list[str]:
+        if not self._models.is_dir():
+            return []
+        return sorted(d.name for d in self._models.iterdir() if (d / MANIFEST_NAME).is_file())
+
+    def list(self) -> tuple[Manifest, ...]:
+        return tuple(self.manifest(name) for name in self.names())
+
+    def remove(self, name: str, timeout_s: float = LOCK_TIMEOUT_S) -> None:
+        """Delete a checkpoint. Processes that have its files open keep them until they close."""
+        with self.locked(name, timeout_s):
+            directory = self.path(name)
+            self._discard(directory, name)
+
+    @contextmanager
+    def locked(
+        self,
+        name: str,
+        timeout_s: float = LOCK_TIMEOUT_S,
+        on_wait: Callable[[], None] = lambda: None,
+    ) -> Iterator[None]:
+        """Be the only process that adds or removes this name. Reentrant within `staging`.
+
+        `on_wait` is called once if another process holds the lock. Raises DeadlineExceeded.
+        """
+        self._locks.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self._locks / f"{checked_name(name)}.lock", is_singleton=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            on_wait()
+            try:
+                lock.acquire(timeout=timeout_s)
+            except Timeout:
+                raise DeadlineExceeded(
+                    f"another process has been busy with model {name!r} for {timeout_s:.0f} s; "
+                    "wait for it or end it, then try again"
+                ) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    @contextmanager
+    def staging(self, name: str, timeout_s: float = LOCK_TIMEOUT_S) -> Iterator[Path]:
+        """An empty directory to build a checkpoint in, gone afterwards unless adopted."""
+        with self.locked(name, timeout_s):
+            directory = self._staging / name
+            shutil.rmtree(directory, ignore_errors=True)
+            (directory / "new").mkdir(parents=True)
+            try:
+                yield directory / "new"
+            finally:
+                shutil.rmtree(directory, ignore_errors=True)
+
+    def downloads(self, name: str) -> Path:
+        """Where `name` is downloaded to: kept when a download breaks. The caller holds the lock."""
+        directory = self._downloads / checked_name(name)
+        directory.mkdir(parents=True, exist_ok=True)
+        return directory
+
+    def adopt(self, staged: Path, name: str, source: str, on_progress: OnProgress = silent) -> Path:
+        """Hash what was built in `staging(name)` and make it visible under its name at once.
+
+        A checkpoint of that name is replaced. Returns the checkpoint's directory.
+        """
+        write_manifest(staged, describe(staged, name, source, on_progress))
+        _flush_to_disk(staged)
+        target = self._models / checked_name(name)
+        self._models.mkdir(parents=True, exist_ok=True)
+        if target.exists():
+            self._discard(target, name)
+        staged.rename(target)
+        return target
+
+    def clean(self) -> None:
+        """Remove what dead processes left in staging; what a living one builds stays."""
+        if not self._staging.is_dir():
+            return
+        for directory in self._staging.iterdir():
+            try:
+                with FileLock(self._locks / f"{directory.name}.lock").acquire(timeout=0):
+                    shutil.rmtree(directory, ignore_errors=True)
+            except Timeout:
+                continue
+
+    def _discard(self, directory: Path, name: str) -> None:
+        """Out of sight by one rename first, so that nobody sees a checkpoint half deleted."""
+        doomed = self._staging / name / "old"
+        shutil.rmtree(doomed, ignore_errors=True)
+        doomed.parent.mkdir(parents=True, exist_ok=True)
+        directory.rename(doomed)
+        shutil.rmtree(doomed)
+        if not any(doomed.parent.iterdir()):
+            doomed.parent.rmdir()
+
+
+def _flush_to_disk(directory: Path) -> None:
+    """A rename must not become durable before the bytes it names."""
+    for path in (*directory.iterdir(), directory):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,1 @@
+"""What people type. Commands ask the gateway over HTTP and print; they decide nothing."""

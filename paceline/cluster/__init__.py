@@ -1,0 +1,1 @@
+"""What has the machines: nodes come and go, runners are started and killed on them."""

@@ -1,0 +1,1 @@
+"""The embedded cluster: virtual nodes on one machine, each a supervisor with its own memory."""

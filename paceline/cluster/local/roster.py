@@ -1,0 +1,128 @@
+"""The runners of one node: who lives, how the others ended, and what memory is spoken for."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from paceline.process.exits import ChildExit
+from paceline.process.logs import get_logger
+from paceline.process.spawn import Child
+from paceline.types.control import Kill, Launch
+from paceline.types.facts import ProcessExit, ProcessFacts
+from paceline.types.ids import RunnerId
+
+LAST_EXITS = 16
+TAIL_IN_FACTS = 20
+NAMES_KEPT = 10_000
+NEVER_STARTED = 69
+"""Exit code of a runner that was refused: EX_UNAVAILABLE of sysexits(3)."""
+
+log = get_logger(__name__)
+
+
+class Roster:
+    """Obeys orders and keeps the ledger. A runner counts until it is seen gone."""
+
+    def __init__(
+        self, incarnation: str, memory_bytes: int, start: Callable[[RunnerId], Child]
+    ) -> None:
+        """`start` makes the process; it may raise OSError."""
+        self._incarnation = incarnation
+        self._memory_bytes = memory_bytes
+        self._start = start
+        self._alive: dict[RunnerId, tuple[Child, int]] = {}
+        # As a dict for its order: the oldest names are forgotten first.
+        self._used: dict[RunnerId, None] = {}
+        self._exits: deque[ProcessExit] = deque(maxlen=LAST_EXITS)
+        self._closing = ""
+        self._changed = False
+
+    @property
+    def processes(self) -> tuple[ProcessFacts, ...]:
+        return tuple(
+            ProcessFacts(runner_id=name, pid=child.pid, memory_bytes=memory)
+            for name, (child, memory) in self._alive.items()
+        )
+
+    @property
+    def exits(self) -> tuple[ProcessExit, ...]:
+        return tuple(self._exits)
+
+    @property
+    def reserved_bytes(self) -> int:
+        return sum(memory for _, memory in self._alive.values())
+
+    def launch(self, order: Launch) -> None:
+        """Starts the runner, or shows it as ended with the reason why it was not started."""
+        name = order.runner_id
+        if order.incarnation != self._incarnation or name in self._used:
+            return
+        self._use(name)
+        reason = self._refusal(order.memory_bytes)
+        if not reason:
+            try:
+                self._alive[name] = (self._start(name), order.memory_bytes)
+            except OSError as error:
+                reason = f"not started: {error}"
+        self._changed = True
+        if reason:
+            self._bury(name, ChildExit.of_none(NEVER_STARTED, reason))
+        else:
+            log.info("runner started", runner=name, pid=self._alive[name][0].pid)
+
+    def kill(self, order: Kill) -> None:
+        """Ends the runner; one that was never here is never started here either."""
+        self._use(order.runner_id)
+        if order.runner_id in self._alive:
+            self._alive[order.runner_id][0].terminate(order.grace_s, order.reason)
+
+    def close(self, grace_s: float, reason: str) -> None:
+        """Ends all and starts no more."""
+        self._closing = reason
+        for child, _ in self._alive.values():
+            child.terminate(grace_s, reason)
+
+    def tick(self) -> bool:
+        """Looks after every process. True if anything changed since the last tick."""
+        for name, (child, _) in list(self._alive.items()):
+            ended = child.poll()
+            if ended is not None:
+                del self._alive[name]
+                self._bury(name, ended)
+        changed, self._changed = self._changed, False
+        return changed
+
+    def _refusal(self, memory_bytes: int) -> str:
+        if self._closing:
+            return f"not started: the node is going away ({self._closing})"
+        free = self._memory_bytes - self.reserved_bytes
+        if memory_bytes > free:
+            return (
+                f"not started: it needs {_mib(memory_bytes)}, and of the node's "
+                f"{_mib(self._memory_bytes)} only {_mib(free)} are free"
+            )
+        return ""
+
+    def _use(self, name: RunnerId) -> None:
+        self._used[name] = None
+        if len(self._used) > NAMES_KEPT:
+            oldest = next(used for used in self._used if used not in self._alive)
+            del self._used[oldest]
+
+    def _bury(self, name: RunnerId, ended: ChildExit) -> None:
+        self._changed = True
+        self._exits.append(
+            ProcessExit(
+                runner_id=name,
+                pid=ended.pid,
+                code=ended.code,
+                sentence=ended.sentence,
+                log_tail=ended.log_tail[-TAIL_IN_FACTS:],
+            )
+        )
+        log.info("runner ended", runner=name, pid=ended.pid, code=ended.code, why=ended.sentence)
+
+
+def _mib(count: int) -> str:
+    return f"{count / 2**20:.0f} MiB"

@@ -1,0 +1,182 @@
+"""`python -m paceline.cluster.local.supervisor`: a virtual node, the parent of its runners.
+
+It decides nothing. It beats the whole truth about its runners and obeys the controller; when the
+controller is away the runners live on. When the supervisor goes, they go.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import secrets
+import shlex
+import socket
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import zmq
+
+from paceline.cluster.local.cluster import supervisor_identity
+from paceline.cluster.local.roster import Roster
+from paceline.process.bounded import prune
+from paceline.process.child import install_stop_signals, watch_parent
+from paceline.process.home import Home
+from paceline.process.logs import configure, get_logger
+from paceline.process.runtime import ipc_address
+from paceline.process.spawn import Child
+from paceline.transport.control import ControlClient
+from paceline.types.control import Kill, Launch, NodeBeat, ToSupervisor
+from paceline.types.facts import NodeFacts
+from paceline.types.ids import NodeName, RunnerId
+
+BEAT_S = 0.5
+TICK_S = 0.05
+STOP_GRACE_S = 1.5
+"""What runners have to end in, once the supervisor was told to end."""
+STOP_WITHIN_S = 2.5
+RUNNER_LOGS_KEPT = 200
+
+log = get_logger(__name__)
+
+
+class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Who a supervisor is and how it starts runners."""
+
+    home: Path
+    runtime: Path
+    cluster_id: str
+    node: NodeName
+    incarnation: str
+    memory_bytes: int
+    threads: int
+    runner: tuple[str, ...]
+    """The program of a runner; its options are appended."""
+
+
+class Supervisor:
+    """One node. `run` returns when the node was stopped and its runners are gone."""
+
+    def __init__(
+        self,
+        settings: NodeSettings,
+        control: ControlClient[ToSupervisor],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._settings = settings
+        self._control = control
+        self._clock = clock
+        self._home = Home(settings.home)
+        self._roster = Roster(settings.incarnation, settings.memory_bytes, self._start)
+        self._orders: dict[type, Callable[..., None]] = {
+            Launch: self._roster.launch,
+            Kill: self._roster.kill,
+        }
+        self._stopping = ""
+
+    def stop(self, reason: str) -> None:
+        """Asks the node to end; may be called from a signal handler and from any thread."""
+        self._stopping = reason
+
+    def run(self) -> None:
+        poller = zmq.Poller()
+        poller.register(self._control.socket, zmq.POLLIN)
+        next_beat = 0.0
+        changed = True
+        leave_at: float | None = None
+        while leave_at is None or (self._roster.processes and self._clock() < leave_at):
+            poller.poll(round(TICK_S * 1000))
+            self._obey()
+            if self._stopping and leave_at is None:
+                self._roster.close(STOP_GRACE_S, self._stopping)
+                leave_at = self._clock() + STOP_WITHIN_S
+            changed = self._roster.tick() or changed
+            if changed or self._clock() >= next_beat:
+                changed = not self._control.send(NodeBeat(self._facts())) and changed
+                next_beat = self._clock() + BEAT_S
+
+    def _obey(self) -> None:
+        for order in self._control.receive():
+            handle = self._orders.get(type(order))
+            if handle is None:
+                log.warning("order not understood", order=repr(order)[:200])
+            else:
+                handle(order)
+
+    def _facts(self) -> NodeFacts:
+        settings = self._settings
+        return NodeFacts(
+            name=settings.node,
+            incarnation=settings.incarnation,
+            cluster_id=settings.cluster_id,
+            pid=os.getpid(),
+            host=socket.gethostname(),
+            cpus=settings.threads,
+            memory_bytes=settings.memory_bytes,
+            processes=self._roster.processes,
+            exits=self._roster.exits,
+        )
+
+    def _start(self, runner_id: RunnerId) -> Child:
+        settings = self._settings
+        prune(self._home.logs, "runner-*", RUNNER_LOGS_KEPT)
+        options = {
+            "--home": settings.home,
+            "--runtime": settings.runtime,
+            "--cluster-id": settings.cluster_id,
+            "--node": settings.node,
+            "--incarnation": settings.incarnation,
+            "--runner-id": runner_id,
+            "--threads": settings.threads,
+        }
+        return Child(
+            [*settings.runner, *(str(word) for pair in options.items() for word in pair)],
+            name=runner_id,
+            output=self._home.logs / f"runner-{runner_id}.out",
+            env={"OMP_NUM_THREADS": str(settings.threads)},
+        )
+
+
+def main() -> None:
+    settings = _settings()
+    name = supervisor_identity(settings.node, settings.incarnation)
+    log_file = Home(settings.home).log_file("node", settings.node)
+    configure("node", settings.node, log_file, incarnation=settings.incarnation)
+    address = ipc_address(settings.runtime, "control")
+    with ControlClient[ToSupervisor](address, name, ToSupervisor) as control:
+        supervisor = Supervisor(settings, control)
+        watch_parent(lambda: supervisor.stop("the parent is gone"), grace_s=STOP_WITHIN_S)
+        install_stop_signals(lambda number: supervisor.stop(f"the node got {number.name}"))
+        log.info("node started", memory_bytes=settings.memory_bytes, threads=settings.threads)
+        supervisor.run()
+        log.info("node stopped")
+
+
+def _settings() -> NodeSettings:
+    parser = argparse.ArgumentParser(
+        prog="python -m paceline.cluster.local.supervisor", description="A virtual node."
+    )
+    parser.add_argument("--home", type=Path, required=True)
+    parser.add_argument("--runtime", type=Path, required=True)
+    parser.add_argument("--cluster-id", required=True)
+    parser.add_argument("--node", required=True)
+    parser.add_argument("--memory", type=int, required=True, help="bytes offered to runners")
+    parser.add_argument("--threads", type=int, default=1, help="of each runner")
+    parser.add_argument("--runner", default=f"{shlex.quote(sys.executable)} -m paceline.runner")
+    given = parser.parse_args()
+    return NodeSettings(
+        home=given.home,
+        runtime=given.runtime,
+        cluster_id=given.cluster_id,
+        node=given.node,
+        incarnation=secrets.token_hex(4),
+        memory_bytes=given.memory,
+        threads=given.threads,
+        runner=tuple(shlex.split(given.runner)),
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,189 @@
+"""What `decide` can ask of `act`. Every action says in a sentence what it does and why; the
+sentence is the event log and the oracle of the tests. Quiet actions repeat or refine what an
+earlier sentence said already, and are not logged."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import msgspec
+
+from paceline.lifecycle import InstanceEvent
+from paceline.types.control import Line, ToSupervisor
+from paceline.types.ids import Epoch, InstanceId, NodeName, RunnerId, TaskId
+from paceline.types.instance import Placement
+from paceline.types.states import TaskState
+from paceline.types.tasks import Task
+
+
+class Action(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    sentence: str
+    quiet: ClassVar[bool] = False
+
+    @property
+    def kind(self) -> str:
+        return str(self.__struct_config__.tag)
+
+
+# --- what was noticed ----------------------------------------------------------------------------
+
+
+class NodeMoved(Action, frozen=True, kw_only=True, tag="node"):
+    node: NodeName
+    state: str
+
+
+class RunnerShown(Action, frozen=True, kw_only=True, tag="runner_shown"):
+    """It is in its node's inventory: from now on, not being there means gone."""
+
+    quiet = True
+    runner: RunnerId
+
+
+class RunnerGone(Action, frozen=True, kw_only=True, tag="runner_gone"):
+    runner: RunnerId
+
+
+class TaskMoved(Action, frozen=True, kw_only=True, tag="task_moved"):
+    quiet = True
+    task_id: TaskId
+    state: TaskState
+    reason: str
+    progress: float
+
+
+class TaskEnded(TaskMoved, frozen=True, kw_only=True, tag="task_ended"):
+    quiet = False
+
+
+class TaskContradicted(Action, frozen=True, kw_only=True, tag="late_report"):
+    task_id: TaskId
+
+
+class TasksCollected(Action, frozen=True, kw_only=True, tag="tasks_collected"):
+    quiet = True
+    task_ids: tuple[TaskId, ...]
+
+
+# --- what becomes of an instance -----------------------------------------------------------------
+
+
+class OfInstance(Action, frozen=True, kw_only=True, tag=True):
+    instance: InstanceId
+
+
+class Pull(OfInstance, frozen=True, kw_only=True, tag="pull"):
+    model: str
+
+
+class Place(OfInstance, frozen=True, kw_only=True, tag="placed"):
+    """Gives the instance these seats. `runners` sit there already, by rank."""
+
+    placement: Placement
+    runners: tuple[RunnerId | None, ...]
+
+
+class Adopt(OfInstance, frozen=True, kw_only=True, tag="adopted"):
+    """Takes over a line of runners that an earlier controller made; `epoch` if it stands."""
+
+    placement: Placement
+    runners: tuple[RunnerId, ...]
+    epoch: Epoch | None
+
+
+class Wait(OfInstance, frozen=True, kw_only=True, tag="waiting"):
+    reasons: tuple[str, ...]
+    asked: object
+    """What the planner was asked; it is asked again when this changes."""
+
+
+class Move(OfInstance, frozen=True, kw_only=True, tag="instance"):
+    event: InstanceEvent
+
+
+class OpenLine(OfInstance, frozen=True, kw_only=True, tag="line_opened"):
+    epoch: Epoch
+
+
+class BreakLine(OfInstance, frozen=True, kw_only=True, tag="line_broken"):
+    pass
+
+
+class Heal(OfInstance, frozen=True, kw_only=True, tag="healthy"):
+    """Earlier failures are forgotten."""
+
+    quiet = True
+
+
+class Explain(OfInstance, frozen=True, kw_only=True, tag="explained"):
+    quiet = True
+    reasons: tuple[str, ...]
+
+
+class Stumble(OfInstance, frozen=True, kw_only=True, tag="internal_error"):
+    """Deciding about this instance raised; the others go on."""
+
+
+class Forget(OfInstance, frozen=True, kw_only=True, tag="deleted"):
+    """Nothing of it is left: the wish goes too."""
+
+
+# --- orders to others ----------------------------------------------------------------------------
+
+
+class LaunchRunner(OfInstance, frozen=True, kw_only=True, tag="launch"):
+    rank: int
+    runner: RunnerId
+    node: NodeName
+    incarnation: str
+    memory_bytes: int
+
+
+class Take(OfInstance, frozen=True, kw_only=True, tag="take"):
+    """Puts a living runner on a seat."""
+
+    rank: int
+    runner: RunnerId
+    node: NodeName
+    incarnation: str
+    memory_bytes: int
+
+
+class Order(OfInstance, frozen=True, kw_only=True, tag="order"):
+    runner: RunnerId
+    task: Task
+
+
+class SendLine(OfInstance, frozen=True, kw_only=True, tag="line"):
+    quiet = True
+    runner: RunnerId
+    line: Line
+
+
+class KillRunner(Action, frozen=True, kw_only=True, tag="kill"):
+    runner: RunnerId
+    node: NodeName
+    incarnation: str
+    memory_bytes: int
+    grace_s: float
+
+
+class OrderAgain(Action, frozen=True, kw_only=True, tag="order_again"):
+    quiet = True
+    task_id: TaskId
+
+
+class TellAgain(Action, frozen=True, kw_only=True, tag="tell_again"):
+    """To a supervisor, about a runner whose launch or end shows no effect yet."""
+
+    quiet = True
+    runner: RunnerId
+    order: ToSupervisor
+
+
+class Decision(msgspec.Struct, frozen=True):
+    actions: tuple[Action, ...]
+    next_wake: float
+    """When to decide again if nothing is heard before."""
+    names: int
+    """The last number given to a new runner or task."""

@@ -1,0 +1,141 @@
+"""What the controller remembers of its own decisions. It lives in memory alone: after a restart
+everything but the wishes is learnt from the beats of what lives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+from paceline.process.backoff import Backoff
+from paceline.types.ids import Epoch, InstanceId, NodeName, RunnerId, Seat, TaskId
+from paceline.types.instance import InstanceWish, Placement, SeatPlan
+from paceline.types.states import InstanceState, TaskKind, TaskState
+from paceline.types.tasks import TASK_KINDS, Task
+
+
+class Patience(msgspec.Struct, frozen=True):
+    """How long to wait before the same thing is tried again."""
+
+    backoff: Backoff = Backoff()
+    not_before: float = 0.0
+
+    def again(self, now: float, healthy_s: float) -> Patience:
+        """It failed, after `healthy_s` seconds of health."""
+        backoff, delay_s = self.backoff.after(healthy_s)
+        return Patience(backoff, now + delay_s)
+
+
+class SeatBook(msgspec.Struct, frozen=True, kw_only=True):
+    """A seat of a placed instance and who sits on it."""
+
+    plan: SeatPlan
+    runner: RunnerId | None = None
+    patience: Patience = Patience()
+    trouble: str = ""
+    """What happened to it last, until it has been healthy again."""
+
+
+class InstanceBook(msgspec.Struct, frozen=True, kw_only=True):
+    wish: InstanceWish
+    inherited: bool = False
+    """Wanted already when this controller started: its runners may live."""
+    state: InstanceState = InstanceState.WANTED
+    dtype: str = ""
+    seats: tuple[SeatBook, ...] = ()
+    placed_because: tuple[str, ...] = ()
+    epoch: Epoch | None = None
+    """Of the line that is being made or stands."""
+    patience: Patience = Patience()
+    """With the line."""
+    trouble: str = ""
+    """Why the line broke last, until it has been healthy again."""
+    ready_since: float | None = None
+    reasons: tuple[str, ...] = ()
+    asked: object = None
+    """What the planner was last asked in vain."""
+
+    @property
+    def id(self) -> InstanceId:
+        return self.wish.id
+
+    @property
+    def placement(self) -> Placement | None:
+        if not self.seats:
+            return None
+        seats = tuple(seat.plan for seat in self.seats)
+        return Placement(seats=seats, dtype=self.dtype, reasons=self.placed_because)
+
+    def healthy_s(self, now: float) -> float:
+        return 0.0 if self.ready_since is None else now - self.ready_since
+
+
+class RunnerBook(msgspec.Struct, frozen=True, kw_only=True):
+    """A runner that was launched or adopted; here until it is seen gone."""
+
+    id: RunnerId
+    node: NodeName
+    incarnation: str
+    memory_bytes: int
+    seat: Seat | None
+    """The seat it was meant for; another may have taken it since."""
+    ordered_at: float
+    sent_at: float
+    """When the last order to launch it was sent."""
+    told_at: float = 0.0
+    """When the last order to kill it was sent."""
+    in_inventory: bool = False
+    kill: str = ""
+    """Why it is being killed; empty while it is wanted."""
+
+
+class TaskBook(msgspec.Struct, frozen=True, kw_only=True):
+    """A task in the ledger; the ledger owns its end."""
+
+    task: Task
+    runner: RunnerId
+    state: TaskState = TaskState.PENDING
+    reason: str = ""
+    progress: float = 0.0
+    sent_at: float
+    moved_at: float
+    """Of the last change of state or progress; for the end, when it ended."""
+    ordered_at: float
+    contradicted: bool = False
+    """A late report said otherwise; it was logged and changes nothing."""
+
+    @property
+    def id(self) -> TaskId:
+        return self.task.task_id
+
+    @property
+    def kind(self) -> TaskKind:
+        return TASK_KINDS[type(self.task)]
+
+
+class Book:
+    """All of it. `decide` reads it; only `act` writes it."""
+
+    def __init__(self, cluster_id: str, term: int) -> None:
+        self.cluster_id = cluster_id
+        self.term = term
+        self.instances: dict[InstanceId, InstanceBook] = {}
+        self.runners: dict[RunnerId, RunnerBook] = {}
+        self.tasks: dict[TaskId, TaskBook] = {}
+        self.nodes: dict[NodeName, str] = {}
+        self.lines_sent: dict[RunnerId, tuple[object, float]] = {}
+        self.names = 0
+        """Names given in this term: runners, tasks."""
+        self.epochs = 0
+        """The newest n of this term."""
+
+    def tasks_of(self, runner: RunnerId) -> Iterator[TaskBook]:
+        return (entry for entry in self.tasks.values() if entry.runner == runner)
+
+    def latest(self, runner: RunnerId, kind: TaskKind) -> TaskBook | None:
+        """The newest task of a kind that a runner was given."""
+        found = None
+        for entry in self.tasks_of(runner):
+            if entry.kind is kind:
+                found = entry
+        return found

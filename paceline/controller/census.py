@@ -1,0 +1,50 @@
+"""What has changed since the last pass: nodes, runners, tasks. Everything else is decided only
+when there is no such news left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from paceline.controller.actions import Action, NodeMoved, RunnerGone, RunnerShown
+from paceline.controller.nodes import NodeState, why_gone
+from paceline.controller.passing import Pass
+from paceline.controller.tasks import task_news
+from paceline.types.ids import NodeName
+
+_NODE_SENTENCES = {
+    NodeState.READY: "{name} is ready",
+    NodeState.SUSPECT: "{name} is suspect: it is or was silent for {silence:.1f} s; "
+    "nothing new is placed there",
+    NodeState.UNREACHABLE: "{name} is unreachable for {silence:.1f} s, but its runners are not; "
+    "nothing moves",
+    NodeState.LOST: "{name} is lost: silent for {silence:.1f} s, and nobody vouches for it",
+}
+
+
+def news(p: Pass) -> Iterator[Action]:
+    for name, state in p.nodes.items():
+        if p.book.nodes.get(name) != state:
+            yield NodeMoved(sentence=_node_sentence(p, name, state), node=name, state=state)
+    yield from _runner_news(p)
+    yield from task_news(p)
+
+
+def _node_sentence(p: Pass, name: NodeName, state: NodeState) -> str:
+    seen = p.facts.nodes[name]
+    silence = p.facts.silence_s(seen.heard_at, p.now)
+    return _NODE_SENTENCES[state].format(name=name, silence=silence)
+
+
+def _runner_news(p: Pass) -> Iterator[Action]:
+    for runner in p.book.runners.values():
+        sentence = why_gone(p.facts, p.book, runner, p.now, p.timing)
+        if sentence is not None:
+            why = f" (it was to end: {runner.kill})" if runner.kill else ""
+            yield RunnerGone(sentence=sentence + why, runner=runner.id)
+        elif not runner.in_inventory and _is_listed(p, runner.node, runner.id):
+            yield RunnerShown(sentence=f"{runner.id} runs on {runner.node}", runner=runner.id)
+
+
+def _is_listed(p: Pass, node: NodeName, runner: str) -> bool:
+    seen = p.facts.nodes.get(node)
+    return seen is not None and any(r.runner_id == runner for r in seen.facts.processes)

@@ -1,0 +1,80 @@
+"""The heart: what is observed and what is wanted, in; actions that explain themselves, out.
+
+Pure and level-triggered: it compares and never remembers. `act` writes into the book what was
+done, and `decide` is asked again until it has nothing more to say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from paceline.controller.actions import Action, Decision, Heal, Move, Stumble
+from paceline.controller.book import Book, InstanceBook
+from paceline.controller.census import news
+from paceline.controller.ending import end
+from paceline.controller.facts import Facts
+from paceline.controller.line import keep_line
+from paceline.controller.passing import Pass
+from paceline.controller.placing import explain, place, replace
+from paceline.controller.seats import SeatSeen, Stage, fill, look, why_not_here, why_unfilled
+from paceline.controller.spares import kills_again, unneeded
+from paceline.controller.tasks import orders_again
+from paceline.controller.timing import DEFAULT_TIMING, Timing
+from paceline.lifecycle import InstanceEvent
+from paceline.types.states import InstanceState, RunnerState
+
+GIVE_UP_AFTER = 5
+"""Failures of one seat or of the line in a row, after which an instance is called failed. It is
+tried on all the same."""
+
+
+def decide(facts: Facts, book: Book, now: float, timing: Timing = DEFAULT_TIMING) -> Decision:
+    """What to do now, and when to look again. News comes first: nothing rests on an old book."""
+    p = Pass(facts, book, now, timing)
+    actions = tuple(news(p))
+    if not actions:
+        actions = tuple(_decide_instances(p))
+    if not any(not action.quiet for action in actions):
+        actions = (*actions, *unneeded(p), *kills_again(p), *orders_again(p))
+    return Decision(actions, p.next_wake, p.names)
+
+
+def _decide_instances(p: Pass) -> Iterator[Action]:
+    for inst in p.book.instances.values():
+        try:
+            yield from tuple(_decide_instance(p, inst))
+        except Exception as error:  # one instance's trouble is never the others'
+            sentence = f"{inst.id}: deciding failed: {type(error).__name__}: {error}"
+            if inst.stumble != sentence:
+                yield Stumble(sentence=sentence, instance=inst.id)
+
+
+def _decide_instance(p: Pass, inst: InstanceBook) -> Iterator[Action]:
+    seats = look(p, inst)
+    if inst.wish.deleted:
+        yield from end(p, inst, seats)
+    elif not inst.seats:
+        yield from place(p, inst)
+    elif missing := why_not_here(p, inst, seats):
+        yield from _or_explain(inst, missing, replace(p, inst, missing))
+    else:
+        yield from _or_say_why(p, inst, seats)
+
+
+def _or_explain(
+    inst: InstanceBook, missing: Sequence[str], actions: Iterator[Action]
+) -> Iterator[Action]:
+    """The line of an instance that lacks a seat is broken, and its reasons say what it waits for."""
+    yield from actions
+
+
+def _or_say_why(p: Pass, inst: InstanceBook, seats: Sequence[SeatSeen]) -> Iterator[Action]:
+    if inst.state is InstanceState.WAITING:
+        sentence = f"{inst.id} goes on: what it waited for is there"
+        yield Move(sentence=sentence, instance=inst.id, event=InstanceEvent.RESUMED)
+        return
+    for seat in seats:
+        yield from fill(p, seat)
+    yield from keep_line(p, inst, seats)
+    yield from _judge(p, inst)
+    yield from explain(inst, _reasons(p, inst, seats))

@@ -1,0 +1,154 @@
+"""The observed world: the last words of every node, runner and gateway, and when they came.
+
+Times are of the controller's own monotonic clock. Silence is counted from the last word or from
+the moment the controller itself was last awake, whichever is later: who slept cannot accuse.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection, Mapping
+
+import msgspec
+
+from paceline.controller.timing import Timing
+from paceline.types.control import GatewayBeat, NodeBeat, RunnerBeat
+from paceline.types.facts import GatewayFacts, NodeFacts, RunnerFacts
+from paceline.types.ids import GatewayId, NodeName, RunnerId
+from paceline.types.model import ModelFacts
+
+MAX_SPEAKERS = 4096
+"""Nodes, runners or gateways that are remembered, each."""
+
+FORGET_S = 60.0
+"""Runners and gateways silent for so long are forgotten."""
+
+
+class NodeSeen(msgspec.Struct, frozen=True, kw_only=True):
+    facts: NodeFacts
+    heard_at: float
+    steady_since: float
+    """Since when it has not fallen silent for longer than a suspect may."""
+
+
+class RunnerSeen(msgspec.Struct, frozen=True, kw_only=True):
+    facts: RunnerFacts
+    heard_at: float
+    first_at: float
+
+
+class GatewaySeen(msgspec.Struct, frozen=True, kw_only=True):
+    facts: GatewayFacts
+    heard_at: float
+
+
+class ModelSeen(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of a model that an instance wants."""
+
+    facts: ModelFacts | None = None
+    pulling: str = ""
+    """How far its pull is, while one runs."""
+    failure: str = ""
+    """Why there are no facts: the last pull, or the checkpoint itself."""
+    retry_at: float = 0.0
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True):
+    """All that is observed at one moment."""
+
+    cluster_id: str
+    started_at: float
+    awake_since: float
+    nodes: Mapping[NodeName, NodeSeen] = {}
+    runners: Mapping[RunnerId, RunnerSeen] = {}
+    gateways: Mapping[GatewayId, GatewaySeen] = {}
+    models: Mapping[str, ModelSeen] = {}
+
+    def silence_s(self, heard_at: float, now: float) -> float:
+        """Silence that can be held against the speaker."""
+        return now - max(heard_at, self.awake_since)
+
+
+class Observer:
+    """Gathers beats into `Facts`. Beats of another cluster are left out and counted."""
+
+    def __init__(self, cluster_id: str, now: float, timing: Timing) -> None:
+        self.strangers = 0
+        self._timing = timing
+        self._cluster_id = cluster_id
+        self._started_at = self._awake_since = self._last_tick = now
+        self._nodes: dict[NodeName, NodeSeen] = {}
+        self._superseded: deque[str] = deque(maxlen=MAX_SPEAKERS)
+        self._runners: dict[RunnerId, RunnerSeen] = {}
+        self._gateways: dict[GatewayId, GatewaySeen] = {}
+
+    def tick(self, now: float) -> float:
+        """Call once per loop, before the messages that waited are taken. Returns the seconds
+        that this process was stalled for, 0 when it was not."""
+        gap, self._last_tick = now - self._last_tick, now
+        if gap <= self._timing.stall_s:
+            return 0.0
+        self._awake_since = now
+        return gap
+
+    def take(self, beat: NodeBeat | RunnerBeat | GatewayBeat, now: float) -> bool:
+        """False where the beat is not of this cluster, is of an incarnation that a later one has
+        followed, or too many speak."""
+        match beat:
+            case NodeBeat(facts=node):
+                return self._is_ours(node.cluster_id) and self._take_node(node, now)
+            case RunnerBeat(facts=runner):
+                return self._is_ours(runner.cluster_id) and self._take_runner(runner, now)
+            case GatewayBeat(facts=gateway):
+                if not _has_room(self._gateways, gateway.gateway_id):
+                    return False
+                self._gateways[gateway.gateway_id] = GatewaySeen(facts=gateway, heard_at=now)
+                return True
+
+    def facts(self, models: Mapping[str, ModelSeen], now: float) -> Facts:
+        """A snapshot that later beats do not change."""
+        for seen in (self._runners, self._gateways):
+            for name in [name for name, one in seen.items() if now - one.heard_at > FORGET_S]:
+                del seen[name]  # type: ignore[arg-type]
+        return Facts(
+            cluster_id=self._cluster_id,
+            started_at=self._started_at,
+            awake_since=self._awake_since,
+            nodes=dict(self._nodes),
+            runners=dict(self._runners),
+            gateways=dict(self._gateways),
+            models=dict(models),
+        )
+
+    def _is_ours(self, cluster_id: str) -> bool:
+        ours = cluster_id == self._cluster_id
+        self.strangers += not ours
+        return ours
+
+    def _take_node(self, node: NodeFacts, now: float) -> bool:
+        if node.incarnation in self._superseded:
+            return False
+        before = self._nodes.get(node.name)
+        steady_since = -float("inf")
+        if before is not None:
+            if before.facts.incarnation != node.incarnation:
+                self._superseded.append(before.facts.incarnation)
+            silence = now - max(before.heard_at, self._awake_since)
+            was_steady = silence <= self._timing.suspect_s
+            steady_since = before.steady_since if was_steady else now
+        elif not _has_room(self._nodes, node.name):
+            return False
+        self._nodes[node.name] = NodeSeen(facts=node, heard_at=now, steady_since=steady_since)
+        return True
+
+    def _take_runner(self, runner: RunnerFacts, now: float) -> bool:
+        before = self._runners.get(runner.runner_id)
+        if before is None and not _has_room(self._runners, runner.runner_id):
+            return False
+        first_at = before.first_at if before else now
+        self._runners[runner.runner_id] = RunnerSeen(facts=runner, heard_at=now, first_at=first_at)
+        return True
+
+
+def _has_room(seen: Collection[str], name: str) -> bool:
+    return name in seen or len(seen) < MAX_SPEAKERS

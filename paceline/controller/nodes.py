@@ -1,0 +1,128 @@
+"""Who is there: ready, suspect, unreachable or lost.
+
+Lost needs silence and a witness: a neighbour in the line whose data link fell silent too. A
+neighbour that still hears it vouches, and nothing moves. Where nobody can be a witness (no running
+line, or a line of one) silence alone decides, at once or after a longer patience. Gateways are not
+asked yet: their beats say nothing of their links.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from enum import StrEnum
+
+from paceline.controller.book import Book, RunnerBook
+from paceline.controller.facts import Facts, NodeSeen, RunnerSeen
+from paceline.controller.timing import Timing
+from paceline.types.ids import NodeName, RunnerId
+from paceline.types.states import RunnerState
+
+IN_A_LINE = frozenset(
+    {RunnerState.CONNECTING, RunnerState.WARMING, RunnerState.READY, RunnerState.DRAINING}
+)
+
+
+class NodeState(StrEnum):
+    READY = "ready"
+    SUSPECT = "suspect"
+    UNREACHABLE = "unreachable"
+    LOST = "lost"
+
+
+def node_state(facts: Facts, book: Book, name: NodeName, now: float, timing: Timing) -> NodeState:
+    """Of a node that was heard at least once; one that never was is lost."""
+    seen = facts.nodes.get(name)
+    if seen is None:
+        return NodeState.LOST
+    silence_s = facts.silence_s(seen.heard_at, now)
+    if silence_s < timing.suspect_s:
+        return NodeState.READY if now - seen.steady_since >= timing.steady_s else NodeState.SUSPECT
+    if silence_s < timing.lost_s:
+        return NodeState.SUSPECT
+    there = [r for r in book.runners.values() if r.node == name and not _superseded(seen, r)]
+    if all(is_silent(facts, book, runner.id, now, timing) for runner in there):
+        return NodeState.LOST
+    return NodeState.UNREACHABLE
+
+
+def is_silent(facts: Facts, book: Book, runner: RunnerId, now: float, timing: Timing) -> bool:
+    """Whether a runner counts as lost by its silence, under the witness rule."""
+    seen = facts.runners.get(runner)
+    if seen is None:
+        return True
+    silence_s = facts.silence_s(seen.heard_at, now)
+    if silence_s < timing.lost_s:
+        return False
+    if not _is_running_line(seen):
+        return True
+    words = list(_witnesses(facts, book, seen, now, timing))
+    if any(word < timing.suspect_s for word in words):
+        return False
+    return bool(words) or silence_s >= timing.hung_s
+
+
+def why_gone(
+    facts: Facts, book: Book, runner: RunnerBook, now: float, timing: Timing
+) -> str | None:
+    """The sentence that says how a runner of the book ended; None while it may live.
+
+    Only a complete inventory of the node's current incarnation, or the loss of the node, tells.
+    """
+    node = facts.nodes.get(runner.node)
+    if node is None:
+        return None
+    if _superseded(node, runner):
+        return f"{runner.id} ended with the earlier incarnation of {runner.node}"
+    for ended in node.facts.exits:
+        if ended.runner_id == runner.id:
+            return _with_last_words(ended.sentence, ended.log_tail)
+    if node_state(facts, book, runner.node, now, timing) is NodeState.LOST:
+        return f"{runner.node} is lost, and {runner.id} with it"
+    if any(process.runner_id == runner.id for process in node.facts.processes):
+        return None
+    if runner.in_inventory:
+        return f"{runner.id} is no longer among the processes of {runner.node}"
+    if node.heard_at > runner.sent_at + 2 * timing.resend_s:
+        return f"{runner.id} was never started by {runner.node}"
+    return None
+
+
+def _with_last_words(sentence: str, log_tail: tuple[str, ...]) -> str:
+    return f"{sentence}; its last words: {log_tail[-1]}" if log_tail else sentence
+
+
+def _superseded(node: NodeSeen, runner: RunnerBook) -> bool:
+    return node.facts.incarnation != runner.incarnation
+
+
+def _is_running_line(seen: RunnerSeen) -> bool:
+    line = seen.facts.line
+    return seen.facts.state in IN_A_LINE and not (line and line.broken)
+
+
+def _witnesses(
+    facts: Facts, book: Book, accused: RunnerSeen, now: float, timing: Timing
+) -> Iterator[float]:
+    """Seconds of silence that each neighbour with a voice of its own has met with."""
+    seat, offer = accused.facts.seat, accused.facts.offer
+    inst = book.instances.get(seat.instance) if seat else None
+    if seat is None or offer is None or inst is None:
+        return
+    size = len(inst.seats)
+    for rank, place in enumerate(inst.seats):
+        seen = facts.runners.get(place.runner) if place.runner else None
+        if seen is None or rank == seat.rank:
+            continue
+        heard_s = facts.silence_s(seen.heard_at, now)
+        if heard_s >= timing.suspect_s:
+            continue
+        if not _is_running_line(seen) or not seen.facts.offer or seen.facts.line is None:
+            yield float("inf")
+        elif seen.facts.offer.epoch == offer.epoch:
+            line = seen.facts.line
+            toward = []
+            if (rank + 1) % size == seat.rank:
+                toward.append(line.downstream_silence_s)
+            if (rank - 1) % size == seat.rank:
+                toward.append(line.upstream_silence_s)
+            yield from (heard_s + word for word in toward if word is not None)

@@ -1,0 +1,59 @@
+"""One pass of deciding: the facts and the book it rests on, and what it has given away so far."""
+
+from __future__ import annotations
+
+from paceline.controller.book import Book, InstanceBook
+from paceline.controller.facts import Facts
+from paceline.controller.ledger import Ledger
+from paceline.controller.nodes import NodeState, node_state
+from paceline.controller.timing import Timing
+from paceline.types.ids import Epoch, NodeName, RunnerId, TaskId
+
+
+class Pass:
+    def __init__(self, facts: Facts, book: Book, now: float, timing: Timing) -> None:
+        self.facts = facts
+        self.book = book
+        self.now = now
+        self.timing = timing
+        self.ledger = Ledger(facts, book)
+        self.names = book.names
+        self.epochs = book.epochs
+        self.taken: set[RunnerId] = set()
+        """Runners that this pass has given a seat."""
+        self.next_wake = now + timing.longest_wait_s
+        self.nodes: dict[NodeName, NodeState] = {
+            name: node_state(facts, book, name, now, timing) for name in facts.nodes
+        }
+
+    @property
+    def is_settling(self) -> bool:
+        """Too early after our start to conclude anything from what is not heard."""
+        return self.now - self.facts.started_at < self.timing.settle_s
+
+    def wake_at(self, at: float) -> None:
+        self.next_wake = min(self.next_wake, max(at, self.now))
+
+    def is_ready(self, node: NodeName) -> bool:
+        return self.nodes.get(node) is NodeState.READY
+
+    def runner_name(self) -> RunnerId:
+        self.names += 1
+        return RunnerId(f"r-{self.book.term}-{self.names}")
+
+    def task_name(self, kind: str) -> TaskId:
+        self.names += 1
+        return TaskId(f"{kind}-{self.book.term}-{self.names}")
+
+    def current_epoch(self) -> Epoch:
+        """For tasks outside a line: newer than all of earlier terms, never newer than a line."""
+        return Epoch(self.book.term, self.book.epochs)
+
+    def next_epoch(self) -> Epoch:
+        self.epochs += 1
+        return Epoch(self.book.term, self.epochs)
+
+    def is_due(self, inst: InstanceBook) -> bool:
+        """Whether the line of an instance may be tried (again) now."""
+        self.wake_at(inst.patience.not_before)
+        return inst.patience.not_before <= self.now

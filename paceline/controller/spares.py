@@ -1,0 +1,157 @@
+"""Runners that sit on no seat: given to a seat that they fit, else ended."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from paceline.controller.actions import Action, KillRunner, TellAgain
+from paceline.controller.book import InstanceBook, RunnerBook, SeatBook
+from paceline.controller.facts import RunnerSeen
+from paceline.controller.passing import Pass
+from paceline.controller.placing import is_adoptable, memory_of
+from paceline.types.control import Kill
+from paceline.types.facts import NodeFacts, ProcessFacts
+from paceline.types.ids import NodeName, RunnerId, Seat
+from paceline.types.states import RunnerState
+
+TAKES_A_LOAD = frozenset({RunnerState.IDLE, RunnerState.LOADED, RunnerState.FAILED})
+
+
+def spare_for(p: Pass, inst: InstanceBook, seat: SeatBook) -> RunnerSeen | None:
+    """The living runner on the seat's node that has the least left to do to fill it."""
+    fitting = [
+        seen
+        for seen in p.facts.runners.values()
+        if seen.facts.node == seat.plan.node
+        and seen.facts.runner_id not in p.taken
+        and _is_free(p, inst, seen)
+        and (holds(inst, seat, seen) or seen.facts.state in TAKES_A_LOAD)
+        and (memory_of(p, seat.plan.node, seen.facts.runner_id) or 0) >= seat.plan.memory_bytes
+    ]
+    return max(fitting, key=lambda seen: _fitness(inst, seat, seen), default=None)
+
+
+def holds(inst: InstanceBook, seat: SeatBook, seen: RunnerSeen) -> bool:
+    """Whether a runner has exactly this seat's weights, whatever it is doing with them."""
+    facts, plan = seen.facts, seat.plan
+    return (
+        facts.seat == Seat(inst.id, plan.rank)
+        and facts.model == inst.wish.model
+        and facts.shard == plan.shard
+        and facts.dtype == inst.dtype
+        and facts.kv_pages == plan.kv_pages
+    )
+
+
+def _fitness(inst: InstanceBook, seat: SeatBook, seen: RunnerSeen) -> tuple[bool, bool, str]:
+    return (
+        holds(inst, seat, seen),
+        seen.facts.state is not RunnerState.FAILED,
+        seen.facts.runner_id,
+    )
+
+
+def _is_free(p: Pass, inst: InstanceBook, seen: RunnerSeen) -> bool:
+    known = p.book.runners.get(seen.facts.runner_id)
+    if known is not None:
+        mine = known.seat is None or known.seat.instance == inst.id
+        alive = p.facts.silence_s(seen.heard_at, p.now) < p.timing.suspect_s
+        return mine and alive and not known.kill and known.id not in seated(p)
+    seat = seen.facts.seat
+    return (seat is None or seat.instance == inst.id) and is_adoptable(p, seen)
+
+
+def seated(p: Pass) -> frozenset[RunnerId]:
+    return frozenset(
+        seat.runner
+        for inst in p.book.instances.values()
+        for seat in inst.seats
+        if seat.runner is not None
+    )
+
+
+def kill(p: Pass, runner: RunnerBook, why: str, grace_s: float | None = None) -> Iterator[Action]:
+    """Orders the end of a runner, once; until it is seen gone, the order is repeated."""
+    if runner.kill:
+        return
+    yield KillRunner(
+        sentence=f"{runner.id} on {runner.node} is ended: {why}",
+        runner=runner.id,
+        node=runner.node,
+        incarnation=runner.incarnation,
+        memory_bytes=runner.memory_bytes,
+        grace_s=p.timing.kill_grace_s if grace_s is None else grace_s,
+    )
+
+
+def kills_again(p: Pass) -> Iterator[Action]:
+    for runner in p.book.runners.values():
+        if runner.kill and p.now - runner.told_at >= p.timing.resend_s:
+            yield TellAgain(
+                sentence=f"{runner.id} has not ended yet; told again",
+                runner=runner.id,
+                order=Kill(
+                    runner_id=runner.id, grace_s=p.timing.kill_grace_s, reason=runner.kill
+                ),
+            )
+
+
+def unneeded(p: Pass) -> Iterator[Action]:
+    """Ends what sits on no seat. Asked only when nothing else is to be done, so that every seat
+    has had its choice."""
+    kept = seated(p)
+    for runner in p.book.runners.values():
+        if runner.id not in kept and not _owner_is_open(p, runner.seat):
+            yield from kill(p, runner, "no seat needs it")
+    for node in p.facts.nodes.values():
+        for process in node.facts.processes:
+            if process.runner_id not in p.book.runners and _is_stray(p, process.runner_id):
+                yield from kill(p, _as_book(p, node.facts, process), "no seat needs it")
+
+
+def make_room(p: Pass, inst: InstanceBook, node: NodeName) -> Iterator[Action]:
+    """Ends runners of the instance that sit on no seat and hold memory that one of them needs."""
+    kept = seated(p) | p.taken
+    for runner in p.book.runners.values():
+        mine = runner.seat is not None and runner.seat.instance == inst.id
+        if mine and runner.node == node and runner.id not in kept:
+            yield from kill(p, runner, f"{inst.id} needs its memory on {node}")
+    seen = p.facts.nodes[node].facts
+    for process in seen.processes:
+        runner_seen = p.facts.runners.get(process.runner_id)
+        seat = runner_seen.facts.seat if runner_seen else None
+        if process.runner_id not in p.book.runners and seat and seat.instance == inst.id:
+            yield from kill(p, _as_book(p, seen, process), f"{inst.id} needs its memory on {node}")
+
+
+def _is_stray(p: Pass, runner: RunnerId) -> bool:
+    """An unknown process: one of an earlier term, or one whose launch was given up."""
+    if p.is_settling:
+        return False
+    seen = p.facts.runners.get(runner)
+    since = seen.first_at if seen else p.facts.started_at
+    if seen and seen.facts.seat is not None:
+        return not _owner_is_open(p, seen.facts.seat)
+    p.wake_at(since + p.timing.spare_s)
+    return p.now - since >= p.timing.spare_s
+
+
+def _owner_is_open(p: Pass, seat: Seat | None) -> bool:
+    """Whether the instance of a seat may still want a runner that it has not given a seat."""
+    inst = p.book.instances.get(seat.instance) if seat else None
+    if inst is None or inst.wish.deleted:
+        return False
+    return not inst.seats or any(place.runner is None for place in inst.seats)
+
+
+def _as_book(p: Pass, node: NodeFacts, process: ProcessFacts) -> RunnerBook:
+    return RunnerBook(
+        id=process.runner_id,
+        node=node.name,
+        incarnation=node.incarnation,
+        memory_bytes=process.memory_bytes,
+        seat=None,
+        ordered_at=p.now,
+        sent_at=p.now,
+        in_inventory=True,
+    )

@@ -1,0 +1,50 @@
+"""Every patience of the controller, in seconds of its own monotonic clock."""
+
+from __future__ import annotations
+
+import msgspec
+
+from paceline.types.states import TaskKind
+
+DEADLINES_S: dict[TaskKind, float] = {
+    TaskKind.FETCH: 60.0,
+    TaskKind.LOAD: 60.0,
+    TaskKind.CONNECT: 15.0,
+    TaskKind.WARM_UP: 60.0,
+    TaskKind.DRAIN: 30.0,
+    TaskKind.STOP: 5.0,
+}
+"""For fetch and load without progress; for the others altogether."""
+
+
+class Timing(msgspec.Struct, frozen=True, kw_only=True):
+    suspect_s: float = 1.5
+    """Silence after which nothing new is given to a node."""
+    lost_s: float = 3.0
+    """Silence after which a node or runner is lost, where a witness agrees."""
+    hung_s: float = 10.0
+    """The same where nobody can be a witness."""
+    stall_s: float = 1.0
+    """A gap in the controller's own loop after which silence is counted anew."""
+    settle_s: float = 3.0
+    """After a start: how long living runners have to show themselves."""
+    steady_s: float = 2.0
+    """How long a node that was lost must beat before it is given anything."""
+    resend_s: float = 1.0
+    """An order that shows no effect is sent again."""
+    start_s: float = 60.0
+    """From the order to launch a runner to its first beat."""
+    spare_s: float = 10.0
+    """How long a runner that no seat needs is left alone."""
+    healthy_s: float = 10.0
+    """Of being ready, after which earlier failures are forgotten."""
+    margin_s: float = 2.0
+    """Beyond a task's deadline, so that the runner's own report of it comes first."""
+    kill_grace_s: float = 2.0
+    keep_tasks_s: float = 60.0
+    """How long a finished task is remembered."""
+    longest_wait_s: float = 0.25
+    deadlines_s: dict[TaskKind, float] = DEADLINES_S
+
+
+DEFAULT_TIMING = Timing()

@@ -1,0 +1,7 @@
+#if defined(__x86_64__)
+#include <stdint.h>
+
+#include "isa_avx2.h"
+
+#include "kernel_set.h"
+#endif

@@ -1,0 +1,5 @@
+#include <stdint.h>
+
+#include "isa_portable.h"
+
+#include "kernel_set.h"

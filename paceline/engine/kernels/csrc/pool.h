@@ -1,0 +1,22 @@
+/* A small pool of threads that share one job at a time. */
+#ifndef PACELINE_POOL_H
+#define PACELINE_POOL_H
+
+#include <stdint.h>
+
+enum { POOL_MAX_THREADS = 256 };
+
+/* One task of a job. `thread` is 0 for the caller and 1.. for the pool's workers. */
+typedef void (*pool_task)(void *job, int64_t index, int thread);
+
+/* Use `threads` threads in all, the caller included. Ends workers that are there already. */
+void pool_resize(int threads);
+
+/* How many threads the pool was asked to use. */
+int pool_threads(void);
+
+/* Run task(job, i) for every i below count, and return when all are done. One caller at a time.
+   Tasks are handed out from the last to the first, to whichever thread is free. */
+void pool_run(pool_task task, void *job, int64_t count);
+
+#endif

@@ -1,0 +1,117 @@
+"""The sampler of the last rank: from rows of logits to tokens.
+
+A token is a pure function of (parameters, prompt ids, emitted ids, logits of its row): whatever
+the batch, the order of its rows, or how often the stream was resumed. Processors run in the
+order logit_bias, min_tokens, repetition penalty, frequency and presence penalty; then
+temperature, min_p, top_k, top_p, draw. Logprobs are those of the model's own distribution, before
+any of these (the default of vLLM's API).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from paceline.engine.sampling.draw import GREEDY_BELOW, draw, logprobs
+from paceline.engine.sampling.processors import Row, Vocabulary, make_processors
+from paceline.engine.sampling.uniform import uniform
+from paceline.types.errors import EngineError, InvalidRequest
+from paceline.types.limits import validate_ids, validate_params
+from paceline.types.step import Admission, SampledToken
+
+
+class Sampler:
+    """Keeps one state per slot, from `admit` to `free`."""
+
+    def __init__(self, vocab_size: int, eos_ids: frozenset[int]) -> None:
+        self._vocabulary = Vocabulary(vocab_size, eos_ids)
+        self._slots: dict[int, _SlotSampler] = {}
+
+    def admit(self, admission: Admission) -> None:
+        """Takes a slot in. Raises EngineError where its parameters or ids are out of range or the
+        slot is known already."""
+        if admission.slot in self._slots:
+            raise EngineError(f"slot {admission.slot} was admitted twice; free it first")
+        try:
+            validate_params(admission.params, self._vocabulary.size)
+            validate_ids("prompt_ids", admission.prompt_ids, self._vocabulary.size)
+            validate_ids("emitted_ids", admission.emitted_ids, self._vocabulary.size)
+        except InvalidRequest as error:
+            raise EngineError(f"slot {admission.slot} cannot be sampled: {error}") from error
+        self._slots[admission.slot] = _SlotSampler(admission, self._vocabulary)
+
+    def free(self, slot: int) -> None:
+        """Forgets a slot; an unknown one changes nothing."""
+        self._slots.pop(slot, None)
+
+    def sample(self, slots: Sequence[int], logits: torch.Tensor) -> list[SampledToken]:
+        """Draws one token for each slot from its row of logits [len(slots), vocab], float32, and
+        moves the slot on by it.
+
+        Raises EngineError, and then has moved no slot, where a slot is unknown or named twice, or
+        the logits have another shape or dtype or are not finite.
+        """
+        samplers = self._samplers(slots)
+        rows = self._rows(len(slots), logits)
+        likeliest = rows.argmax(axis=1)
+        peaks = rows[np.arange(len(rows)), likeliest]
+        if not np.isfinite(peaks).all():
+            raise EngineError(f"logits are not finite (largest of each row: {peaks.tolist()})")
+        return [
+            sampler.next(row, int(best))
+            for sampler, row, best in zip(samplers, rows, likeliest, strict=True)
+        ]
+
+    def _samplers(self, slots: Sequence[int]) -> list[_SlotSampler]:
+        unknown = [slot for slot in slots if slot not in self._slots]
+        if unknown or len(set(slots)) != len(slots):
+            raise EngineError(f"slots {list(slots)} cannot be sampled: {unknown} were not admitted")
+        return [self._slots[slot] for slot in slots]
+
+    def _rows(self, count: int, logits: torch.Tensor) -> NDArray[np.float32]:
+        wanted = (count, self._vocabulary.size)
+        if tuple(logits.shape) != wanted or logits.dtype != torch.float32:
+            raise EngineError(
+                f"logits must be float32 {wanted}, not {logits.dtype} {tuple(logits.shape)}"
+            )
+        rows: NDArray[np.float32] = logits.detach().cpu().numpy()
+        return rows
+
+
+class _SlotSampler:
+    """What one stream has come to: `position` tokens emitted, and its processors' state."""
+
+    def __init__(self, admission: Admission, vocabulary: Vocabulary) -> None:
+        self._slot = admission.slot
+        self._params = admission.params
+        self._position = len(admission.emitted_ids)
+        self._processors = make_processors(admission, vocabulary)
+
+    def next(self, row: Row, likeliest: int) -> SampledToken:
+        """The next token from the model's logits [vocab], whose largest is at `likeliest`."""
+        token_id = self._draw(row, likeliest)
+        logprob: float | None = None
+        top: tuple[tuple[int, float], ...] = ()
+        if self._params.logprobs is not None:
+            logprob, top = logprobs(row, token_id, self._params.logprobs)
+        token = SampledToken(self._slot, self._position, token_id, logprob, top)
+        self._position += 1
+        for processor in self._processors:
+            processor.accept(token_id)
+        return token
+
+    def _draw(self, row: Row, likeliest: int) -> int:
+        greedy = self._params.temperature < GREEDY_BELOW
+        if greedy and not self._processors:
+            return likeliest
+        if self._processors:
+            row = row.copy()
+            for processor in self._processors:
+                processor.apply(row, self._position)
+        if greedy:
+            return int(row.argmax())
+        u = uniform(self._params.seed, self._params.choice, self._position)
+        return draw(row, self._params, u)

@@ -1,0 +1,286 @@
+"""The driver's scheduler: schedule → run → complete. Pure decisions, no model and no clock.
+
+A prompt chunk, a decode row and a resumed stream are one and the same thing: ids of a sequence
+that were not yet fed down the line.
+
+Policy
+- Each step takes decode rows first: least recently stepped first, and only this step's share of
+  all decoding sequences, so that every batch in flight has some. What is left of the row budget
+  goes to prompt chunks in order of arrival. Nobody overtakes.
+- A sequence is admitted when pages for all its ids are free, with some to spare, and takes further
+  ones as it grows. When none is left, the sequence that came last gives all of its own back, waits
+  at the head of the queue, and is prefilled again from its ids; a sample still in flight for it is
+  dropped, and drawn the same again. The oldest sequence gives way to nobody, and `submit` has made
+  sure that it fits alone: somebody always moves.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+import msgspec
+
+from paceline.engine.flight import Flight
+from paceline.engine.pages import pages_for
+from paceline.engine.sequence import Sequence
+from paceline.engine.slots import SlotTable
+from paceline.types.errors import EngineError, InvalidRequest, Unavailable
+from paceline.types.ids import StreamId
+from paceline.types.limits import validate_record
+from paceline.types.model import PAGE_TOKENS
+from paceline.types.step import Sampled, Step
+from paceline.types.stream import Finished, StreamRecord, Token
+
+MAX_ENDED = 4096
+"""Ended streams whose repetition is still known for one."""
+
+
+class Completion(msgspec.Struct, frozen=True):
+    """What a step gave. An eos or stop token is a token like any other (the gateway drops its
+    text), so positions, usage and logprobs are exact; the end of its stream is in `finished`."""
+
+    tokens: tuple[Token, ...] = ()
+    finished: tuple[Finished, ...] = ()
+
+
+class Scheduler:
+    """Owns the streams, slots and pages of one epoch. For one thread."""
+
+    def __init__(
+        self,
+        *,
+        pages: int,
+        max_context: int,
+        vocab_size: int,
+        eos_ids: frozenset[int],
+        row_budget: int = 512,
+        max_running: int = 64,
+        max_waiting: int = 256,
+        batches_in_flight: int = 1,
+    ) -> None:
+        """`row_budget` is per step. As many `batches_in_flight` as the line has ranks, or more,
+        keep every rank at work."""
+        if min(pages, max_context, vocab_size, row_budget) < 1:
+            raise EngineError("pages, max_context, vocab_size and row_budget must be at least 1")
+        if min(max_running, max_waiting, batches_in_flight) < 1:
+            raise EngineError("max_running, max_waiting, batches_in_flight must be at least 1")
+        self._max_context = max_context
+        self._vocab_size = vocab_size
+        self._eos_ids = eos_ids
+        self._row_budget = row_budget
+        self._max_waiting = max_waiting
+        self._batches_in_flight = batches_in_flight
+
+        self._streams: dict[StreamId, Sequence] = {}
+        self._ended: dict[StreamId, int] = {}
+        self._waiting: deque[Sequence] = deque()
+        # Nobody overtakes: all that run, in their order, came before all that wait.
+        self._slots = SlotTable(pages, max_running)
+        self._line: deque[Flight] = deque()
+        self._next_step = 0
+
+    # --- what one may ask ------------------------------------------------------------------------
+
+    @property
+    def running(self) -> int:
+        return len(self._slots.running)
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def pages_free(self) -> int:
+        return self._slots.pool.free
+
+    @property
+    def pages_total(self) -> int:
+        return self._slots.pool.total
+
+    @property
+    def in_flight(self) -> int:
+        """Steps that have not come back."""
+        return len(self._line)
+
+    @property
+    def idle(self) -> bool:
+        """No stream is here, nothing is in flight, and the ranks know of every freed slot."""
+        return not (self._streams or self._line or self._slots.has_freed)
+
+    def check_integrity(self) -> None:
+        """Raises EngineError if a page is lost, doubly owned, or kept by a slot that is gone."""
+        self._slots.check_integrity()
+
+    # --- streams come and go ---------------------------------------------------------------------
+
+    def submit(self, record: StreamRecord) -> Finished | None:
+        """Queues a stream; one whose record ended it already gets its end back at once.
+
+        A repeated or older attempt changes nothing; a higher one first cancels the lower. Raises
+        InvalidRequest for what can never run here, Unavailable while the queue is full.
+        """
+        newest = self._newest_attempt(record.stream_id)
+        if newest is not None and newest >= record.attempt:
+            return None
+        self._drop(record.stream_id)
+        self._validate(record)
+        sequence = Sequence(record)
+        reason = sequence.finish_reason(self._eos_ids, self._max_context)
+        if reason is not None:
+            self._note_end(record.stream_id, record.attempt)
+            return sequence.finished(reason)
+        if len(self._waiting) >= self._max_waiting:
+            raise Unavailable(f"{len(self._waiting)} streams are waiting already; try again later")
+        self._streams[record.stream_id] = sequence
+        self._waiting.append(sequence)
+        return None
+
+    def cancel(self, stream_id: StreamId, attempt: int) -> None:
+        """Ends the stream without a word, unless its attempt is newer; nor is this attempt, or an
+        older one, taken in later."""
+        newest = self._newest_attempt(stream_id)
+        if newest is None or newest <= attempt:
+            self._drop(stream_id)
+            self._note_end(stream_id, attempt)
+
+    def _newest_attempt(self, stream_id: StreamId) -> int | None:
+        live = self._streams.get(stream_id)
+        return self._ended.get(stream_id) if live is None else live.record.attempt
+
+    def _validate(self, record: StreamRecord) -> None:
+        validate_record(record, self._vocab_size)
+        prompt = len(record.prompt_ids)
+        if prompt >= self._max_context:
+            raise InvalidRequest(
+                f"the prompt has {prompt} tokens and the context holds {self._max_context}, "
+                "of which the answer needs at least one; shorten the prompt"
+            )
+        # The last token of an answer is never fed.
+        most = min(prompt + record.params.max_tokens, self._max_context) - 1
+        if pages_for(most) > self.pages_total:
+            raise InvalidRequest(
+                f"prompt and answer may need {most} tokens of KV and this instance has "
+                f"{self.pages_total * PAGE_TOKENS}; shorten the prompt or lower max_tokens"
+            )
+
+    def _drop(self, stream_id: StreamId) -> None:
+        sequence = self._streams.get(stream_id)
+        if sequence is None:
+            return
+        if sequence.slot is None:
+            self._waiting.remove(sequence)
+        self._end(sequence)
+
+    def _end(self, sequence: Sequence) -> None:
+        record = sequence.record
+        del self._streams[record.stream_id]
+        self._note_end(record.stream_id, record.attempt)
+        if sequence.slot is not None:
+            self._slots.retire(sequence.slot)
+
+    def _note_end(self, stream_id: StreamId, attempt: int) -> None:
+        self._ended.pop(stream_id, None)
+        self._ended[stream_id] = attempt
+        if len(self._ended) > MAX_ENDED:
+            del self._ended[next(iter(self._ended))]
+
+    # --- schedule --------------------------------------------------------------------------------
+
+    def schedule(self) -> Step | None:
+        """The next step, or None: nothing to do, or as many in flight as allowed.
+
+        Steps without spans, which only tell of freed slots, are made when the line is empty.
+        """
+        if len(self._line) >= self._batches_in_flight:
+            return None
+        rows = {slot: 1 for slot in self._decode_slots()}
+        rows |= self._prompt_rows(self._row_budget - len(rows))
+        if not rows and (self._line or not self._slots.has_freed):
+            return None
+        step = self._step(rows)
+        running = self._slots.running
+        positions = {span.slot: running[span.slot].emitted for span in step.spans if span.sample}
+        self._line.append(Flight(step.number, positions))
+        return step
+
+    def _step(self, rows: dict[int, int]) -> Step:
+        number, self._next_step = self._next_step, self._next_step + 1
+        parts = [(slot, self._slots.running[slot], count) for slot, count in rows.items()]
+        # Whoever has nothing fed is new: rows come with the slot.
+        return Step(
+            number=number,
+            freed=self._slots.take_freed(),
+            admitted=tuple(seq.admission(slot) for slot, seq, _ in parts if seq.fed == 0),
+            token_ids=tuple(id_ for _, seq, count in parts for id_ in seq.next_ids(count)),
+            spans=tuple(self._slots.feed(slot, count, number) for slot, _, count in parts),
+        )
+
+    def _decode_slots(self) -> list[int]:
+        running = self._slots.running
+        decoding = [slot for slot, sequence in running.items() if sequence.decoding]
+        share = -(-len(decoding) // self._batches_in_flight)
+        ready = sorted(
+            (slot for slot in decoding if running[slot].pending),
+            key=lambda slot: running[slot].last_step,
+        )
+        grown = [slot for slot in ready[: min(share, self._row_budget)] if self._make_room(slot)]
+        # Whoever made room first may have had to give it up to one who came earlier.
+        return [slot for slot in grown if slot in running]
+
+    def _make_room(self, slot: int) -> bool:
+        """Whether the slot can take one more row in this step."""
+        while slot in self._slots.running:
+            if self._slots.grow(slot):
+                return True
+            if self._slots.retiring:
+                return False
+            self._preempt_last()
+        return False
+
+    def _preempt_last(self) -> None:
+        last = next(reversed(self._slots.running))
+        self._waiting.appendleft(self._slots.retire(last))
+
+    def _prompt_rows(self, budget: int) -> dict[int, int]:
+        """Rows of each prompt, by slot: first of those that run, then of those that may."""
+        rows: dict[int, int] = {}
+        prompts = deque(s for s, sequence in self._slots.running.items() if not sequence.decoding)
+        while budget > 0:
+            slot = prompts.popleft() if prompts else self._admit_next()
+            if slot is None:
+                break
+            rows[slot] = min(self._slots.running[slot].pending, budget)
+            budget -= rows[slot]
+        return rows
+
+    def _admit_next(self) -> int | None:
+        if not self._waiting or not self._slots.can_admit(self._waiting[0]):
+            return None
+        return self._slots.admit(self._waiting.popleft())
+
+    # --- complete --------------------------------------------------------------------------------
+
+    def complete(self, sampled: Sampled) -> Completion:
+        """Takes in what the oldest step in flight gave. Tokens of slots that ended meanwhile are
+        dropped.
+
+        Raises EngineError, and then has changed nothing, where the answer is not to that step or
+        its tokens are not those asked for.
+        """
+        if not self._line:
+            raise EngineError(f"step {sampled.number} came back and none is in flight")
+        self._line[0].verify(sampled, self._vocab_size)
+        self._line.popleft()
+        self._slots.step_returned(sampled.number)
+        tokens: list[Token] = []
+        finished: list[Finished] = []
+        for drawn in sampled.tokens:
+            sequence = self._slots.running.get(drawn.slot)
+            if sequence is None:
+                continue
+            tokens.append(sequence.append(drawn))
+            reason = sequence.finish_reason(self._eos_ids, self._max_context)
+            if reason is not None:
+                finished.append(sequence.finished(reason))
+                self._end(sequence)
+        return Completion(tuple(tokens), tuple(finished))

@@ -1,0 +1,86 @@
+"""A stream as the scheduler sees it: ids, and how many of them were fed down the line."""
+
+from __future__ import annotations
+
+from paceline.types.step import Admission, SampledToken, Span
+from paceline.types.stream import Finished, FinishReason, StreamRecord, Token
+
+
+class Sequence:
+    """Its ids are fed in order; what is not yet fed is pending. Feeding the last id asks for a
+    sample, whose id becomes the next pending one."""
+
+    def __init__(self, record: StreamRecord) -> None:
+        self.record = record
+        self.ids = [*record.prompt_ids, *record.emitted_ids]
+        self.slot: int | None = None
+        self.fed = 0
+        self.last_step = -1
+        """The newest step that names its slot."""
+        self._prefill = 0
+
+    @property
+    def emitted(self) -> int:
+        return len(self.ids) - len(self.record.prompt_ids)
+
+    @property
+    def pending(self) -> int:
+        """Ids not yet fed: none while a sample is in flight."""
+        return len(self.ids) - self.fed
+
+    @property
+    def decoding(self) -> bool:
+        """All ids that it had when it took its slot are fed."""
+        return self.fed >= self._prefill
+
+    def take_slot(self, slot: int) -> None:
+        """Starts from the first id: a new slot has nothing in its pages."""
+        self.slot, self.fed, self.last_step = slot, 0, -1
+        self._prefill = len(self.ids)
+
+    def leave_slot(self) -> None:
+        self.slot = None
+
+    def admission(self, slot: int) -> Admission:
+        prompt_ids = self.record.prompt_ids
+        return Admission(
+            slot=slot,
+            params=self.record.params,
+            prompt_ids=prompt_ids,
+            emitted_ids=tuple(self.ids[len(prompt_ids) :]),
+        )
+
+    def next_ids(self, count: int) -> list[int]:
+        return self.ids[self.fed : self.fed + count]
+
+    def feed(self, slot: int, count: int, pages: tuple[int, ...], step: int) -> Span:
+        start, self.fed = self.fed, self.fed + count
+        self.last_step = step
+        return Span(slot, start, count, pages, sample=self.pending == 0)
+
+    def append(self, drawn: SampledToken) -> Token:
+        self.ids.append(drawn.id)
+        record = self.record
+        return Token(
+            record.stream_id, record.attempt, drawn.position, drawn.id, drawn.logprob, drawn.top
+        )
+
+    def finish_reason(self, eos_ids: frozenset[int], max_context: int) -> FinishReason | None:
+        """Whether the last emitted id ended it, and why."""
+        params = self.record.params
+        if not self.emitted:
+            return None
+        last = self.ids[-1]
+        if last in params.stop_token_ids or (last in eos_ids and not params.ignore_eos):
+            return FinishReason.STOP
+        if self.emitted >= params.max_tokens or len(self.ids) >= max_context:
+            return FinishReason.LENGTH
+        return None
+
+    def finished(self, reason: FinishReason) -> Finished:
+        return Finished(
+            stream_id=self.record.stream_id,
+            attempt=self.record.attempt,
+            emitted=self.emitted,
+            reason=reason,
+        )

@@ -1,0 +1,126 @@
+"""One rank's part of a model: load a shard, carry batches through it."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from paceline.checkpoint.architecture import ModelConfig
+from paceline.checkpoint.facts import Checkpoint
+from paceline.engine.batch import Batch, Limits, lay_out
+from paceline.engine.decoder import Decoder
+from paceline.engine.kv import KVCache
+from paceline.engine.ops import Ops, OpsChoice, choose_ops
+from paceline.engine.weights import OnLayer, Weights, load_weights
+from paceline.types.errors import EngineError
+from paceline.types.model import PAGE_TOKENS, Shard
+from paceline.types.step import Span
+
+_DTYPES = {"auto": "float32", "float32": "float32"}
+
+
+def _ignore(done: int, total: int) -> None:
+    """For callers who do not follow the load."""
+
+
+class Stage:
+    """A loaded shard and its KV. One thread at a time."""
+
+    def __init__(
+        self, config: ModelConfig, shard: Shard, weights: Weights, kv_pages: int, ops: Ops
+    ) -> None:
+        self._config = config
+        self._shard = shard
+        self._limits = Limits(kv_pages, config.kv_heads, config.max_context)
+        kv = KVCache(shard.stop - shard.start, kv_pages, config.kv_heads, config.head_dim)
+        self._decoder = Decoder(
+            config,
+            config.layers[shard.start : shard.stop],
+            weights,
+            kv,
+            ops,
+            positions=min(config.max_context, kv_pages * PAGE_TOKENS),
+        )
+        self.weight_bytes = weights.nbytes
+        self.kv_bytes = kv.nbytes
+        self.numerics_id = _numerics_id(ops)
+
+    @classmethod
+    def load(
+        cls,
+        checkpoint: Path,
+        shard: Shard,
+        *,
+        dtype: str = "float32",
+        kv_pages: int,
+        on_layer: OnLayer = _ignore,
+        ops: OpsChoice = "auto",
+    ) -> Stage:
+        """Read a shard from a checkpoint directory.
+
+        `on_layer(done, total)` follows each layer; an exception from it cancels the load. Raises
+        CheckpointError, or EngineError for a dtype or kernels that are not there.
+        """
+        if dtype not in _DTYPES:
+            raise EngineError(f"dtype {dtype!r} is not supported; use {' or '.join(_DTYPES)}")
+        if kv_pages < 1:
+            raise EngineError(f"a stage needs at least one KV page, not {kv_pages}")
+        with Checkpoint(checkpoint) as opened:
+            opened.tensors(shard)
+            config = opened.config
+            chosen = choose_ops(ops, config.heads, config.kv_heads, config.head_dim)
+            weights = load_weights(opened, shard, on_layer)
+            return cls(config, shard, weights, kv_pages, chosen)
+
+    @torch.inference_mode()
+    def forward(self, spans: Sequence[Span], x: Tensor) -> Tensor:
+        """Carry one step's rows through the layers.
+
+        x: on the first rank int64 token ids [rows], else hidden states float32 [rows, width].
+        Returns hidden states [rows, width]; on the last rank logits float32
+        [spans that sample, vocab], in the order of the spans.
+
+        Raises EngineError, before KV is touched, on spans or inputs that do not fit; and when the
+        result has NaN or infinite values.
+        """
+        batch = lay_out(spans, self._limits)
+        self._check_input(batch, x)
+        out = self._decoder.forward(batch, x) if batch.rows else self._nothing()
+        if not torch.isfinite(out).all():
+            raise EngineError(
+                f"layers [{self._shard.start}, {self._shard.stop}) made NaN or infinite values; "
+                "the weights or the memory of this node are damaged"
+            )
+        return out
+
+    def _check_input(self, batch: Batch, x: Tensor) -> None:
+        first = self._shard.is_first
+        shape = [batch.rows] if first else [batch.rows, self._config.width]
+        dtype = torch.int64 if first else torch.float32
+        if list(x.shape) != shape or x.dtype != dtype:
+            raise EngineError(
+                f"the step has {batch.rows} rows and needs {dtype} {shape}, "
+                f"but was given {x.dtype} {list(x.shape)}"
+            )
+        if first and batch.rows:
+            low, high = (int(bound) for bound in x.aminmax())
+            if low < 0 or high >= self._config.vocab_size:
+                raise EngineError(
+                    f"token ids {low}..{high} are not within a vocabulary of "
+                    f"{self._config.vocab_size}"
+                )
+
+    def _nothing(self) -> Tensor:
+        config = self._config
+        return torch.empty(0, config.vocab_size if self._shard.is_last else config.width)
+
+
+def _numerics_id(ops: Ops) -> str:
+    """Equal ids mean equal bits."""
+    isa = torch.backends.cpu.get_cpu_capability()
+    parts = (ops.name, "float32", "kv-float32", f"torch-{torch.__version__}", isa)
+    return "/".join((*parts, platform.machine()))

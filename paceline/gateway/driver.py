@@ -1,0 +1,216 @@
+"""One driver in one epoch as a gateway sees it, and the streams that it carries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from paceline.gateway.errors import RemoteError, SlowClient, StreamFailed
+from paceline.gateway.metrics import Metrics
+from paceline.gateway.recovery import Leave
+from paceline.gateway.streams import Stream, Verdict
+from paceline.types.control import Route
+from paceline.types.errors import PacelineError
+from paceline.types.ids import InstanceId, StreamId
+from paceline.types.stream import (
+    Cancel,
+    Closing,
+    Finished,
+    FinishReason,
+    FromDriver,
+    Rejected,
+    Renew,
+    Submit,
+    ToDriver,
+    Token,
+    Tokens,
+)
+
+
+class FrontLink(Protocol):
+    """The gateway's end of a driver's front; `transport.front.AsyncFrontClient` is the real one."""
+
+    def send(self, message: ToDriver) -> bool:
+        """False: the driver is not there or takes no more. Never waits."""
+
+    async def receive(self) -> FromDriver:
+        """Raises TransportError."""
+
+    def silence(self) -> float | None:
+        """Seconds since the driver was last heard; None before its first word."""
+
+    def close(self) -> None: ...
+
+
+class LiveStream:
+    """A stream on its way: who carries it, until when, and what it failed of."""
+
+    def __init__(
+        self, stream: Stream, *, model: str, now: float, deadline: float, wake: Callable[[], None]
+    ) -> None:
+        self.stream = stream
+        self.model = model
+        self.opened_at = now
+        self.deadline = deadline
+        self.wake = wake
+        """Called when there is something to take: tokens, the end, an error."""
+        self.driver: Driver | None = None
+        self.leave: Leave | None = None
+        """Set by its driver's messages: it must be carried elsewhere."""
+        self.avoid: InstanceId | None = None
+        self.submitted_at = now
+        self.gained_at = now
+        self.not_before = now
+        self.to_read = 0
+        """Tokens that its driver must read before the next one comes."""
+        self.stalls = 0
+        self.refusals = 0
+        self.refusal = ""
+        self.absent_since: float | None = None
+        self.first_token_at: float | None = None
+        self.numerics_id = ""
+        self.error: PacelineError | None = None
+
+    @property
+    def over(self) -> bool:
+        return self.stream.ended or self.error is not None
+
+    @property
+    def moved_at(self) -> float:
+        """The last sign of progress by its present driver."""
+        return max(self.submitted_at, self.gained_at)
+
+    def fail(self, error: PacelineError) -> None:
+        if not self.over:
+            self.error = error
+        self.wake()
+
+
+class Driver:
+    """Hands messages to streams. After `closing` or `broken` only its end is left to do."""
+
+    def __init__(
+        self, route: Route, link: FrontLink, now: float, metrics: Metrics, max_pending_tokens: int
+    ) -> None:
+        self.route = route
+        self.link = link
+        self.dialled_at = now
+        self.streams: dict[StreamId, LiveStream] = {}
+        self.closing = ""
+        self.broken = ""
+        self._metrics = metrics
+        self._max_pending_tokens = max_pending_tokens
+
+    @property
+    def over(self) -> bool:
+        return bool(self.closing or self.broken)
+
+    def silence_s(self, now: float) -> float:
+        silence_s = self.link.silence()
+        return now - self.dialled_at if silence_s is None else silence_s
+
+    def submit(self, live: LiveStream, now: float) -> bool:
+        """False if the driver could not be reached; it then carries nothing."""
+        record = live.stream.next_attempt()
+        if not self.link.send(Submit(record)):
+            return False
+        self.streams[record.stream_id] = live
+        live.driver, live.leave, live.submitted_at = self, None, now
+        live.to_read = len(record.prompt_ids) + len(record.emitted_ids)
+        return True
+
+    def release(self, live: LiveStream, *, cancel: bool) -> None:
+        """Carry it no more; `cancel` tells the driver so, as far as it can be told."""
+        if self.streams.pop(live.stream.stream_id, None) is None:
+            return
+        live.driver = None
+        if cancel and not self.over:
+            # A driver that cannot be told frees what nobody renews.
+            self.link.send(Cancel(live.stream.stream_id, live.stream.attempt))
+
+    def renew(self) -> None:
+        streams = tuple((live.stream.stream_id, live.stream.attempt) for live in self._lives())
+        if streams and not self.over:
+            self.link.send(Renew(streams))
+
+    def heed(self, message: FromDriver, now: float) -> bool:
+        """Take in a message; True if a stream must now be carried elsewhere."""
+        match message:
+            case Tokens():
+                self._tokens(message, now)
+            case Rejected():
+                self._rejected(message)
+            case Closing():
+                self.closing = message.reason or "no reason was given"
+        return bool(self.closing) or any(live.leave for live in self._lives())
+
+    def _tokens(self, message: Tokens, now: float) -> None:
+        gained: dict[StreamId, int] = {}
+        for token in message.tokens:
+            if self._token(token):
+                gained[token.stream_id] = gained.get(token.stream_id, 0) + 1
+        for stream_id, count in gained.items():
+            self._gained(self.streams[stream_id], count, now)
+        finished = {end.stream_id for end in message.finished if self._finished(end)}
+        for stream_id in finished | gained.keys():
+            live = self.streams[stream_id]
+            if live.over:
+                self.release(live, cancel=stream_id not in finished)
+                live.wake()
+
+    def _token(self, token: Token) -> bool:
+        live = self.streams.get(token.stream_id)
+        verdict = Verdict.STALE if live is None else live.stream.accept(token)
+        if live is None or verdict is not Verdict.ACCEPTED:
+            self._drop(live, verdict)
+            return False
+        return True
+
+    def _gained(self, live: LiveStream, count: int, now: float) -> None:
+        if live.first_token_at is None:
+            live.first_token_at = now
+            self._metrics.time_to_first_token.labels(live.model).observe(now - live.opened_at)
+            count -= 1
+        for _ in range(count):
+            latency = (now - live.gained_at) / count
+            self._metrics.inter_token_latency.labels(live.model).observe(latency)
+        live.gained_at, live.to_read, live.refusals = now, 0, 0
+        if live.stream.pending_tokens > self._max_pending_tokens:
+            live.fail(SlowClient("the client does not read its answer; the stream was cancelled"))
+        live.wake()
+
+    def _finished(self, end: Finished) -> bool:
+        """Whether the driver has forgotten this stream's current attempt."""
+        live = self.streams.get(end.stream_id)
+        if live is None or end.attempt != live.stream.attempt:
+            return False
+        if end.reason is FinishReason.ERROR:
+            live.fail(StreamFailed(end.message or "the driver gave up on the stream"))
+        elif live.over:
+            pass
+        elif end.reason is FinishReason.CANCELLED:
+            live.leave = Leave.CANCELLED
+        else:
+            self._drop(live, live.stream.finish(end))
+        return True
+
+    def _rejected(self, message: Rejected) -> None:
+        live = self.streams.get(message.stream_id)
+        if live is None or message.attempt != live.stream.attempt:
+            self._drop(live, Verdict.STALE)
+        elif message.retry:
+            live.refusals += 1
+            live.refusal = message.message
+            live.leave = Leave.REJECTED
+        else:
+            self.release(live, cancel=False)
+            live.fail(RemoteError(message.code, message.message))
+
+    def _drop(self, live: LiveStream | None, verdict: Verdict) -> None:
+        if verdict is Verdict.GAP and live is not None:
+            live.leave = Leave.GAP
+        if verdict is not Verdict.ACCEPTED:
+            self._metrics.dropped.labels(verdict.value).inc()
+
+    def _lives(self) -> tuple[LiveStream, ...]:
+        return tuple(self.streams.values())

@@ -1,0 +1,248 @@
+"""All drivers of all instances, and every live stream: the shell around `recovery`.
+
+Routes come in, links are dialled and closed, and each stream without a driver is submitted to one
+until its deadline. Nothing here waits for the controller or for a single driver.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+
+from paceline.gateway.driver import Driver, LiveStream
+from paceline.gateway.errors import Overloaded
+from paceline.gateway.links import Dial, Links
+from paceline.gateway.metrics import Metrics
+from paceline.gateway.recovery import (
+    Candidate,
+    Carriage,
+    Leave,
+    choose,
+    patience_s,
+    reason_to_leave,
+)
+from paceline.gateway.routes import RouteTable, Standing
+from paceline.gateway.settings import Settings
+from paceline.process.logs import get_logger
+from paceline.types.control import Route, Routes
+from paceline.types.errors import DeadlineExceeded, PacelineError, Unavailable
+from paceline.types.ids import StreamId
+
+log = get_logger(__name__)
+
+HURRY_S = 0.05
+"""Between looks while a stream is without a driver."""
+STALLED_LOOP_S = 1.0
+"""A loop that was away for longer must hear its links again before it calls one silent."""
+
+
+class Drivers:
+    """Use as `async with`: a task inside attends to the streams as long as the block lasts."""
+
+    def __init__(
+        self,
+        dial: Dial,
+        settings: Settings,
+        metrics: Metrics,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.table = RouteTable()
+        self._settings = settings
+        self._metrics = metrics
+        self._clock = clock
+        self._wake = asyncio.Event()
+        self._news = asyncio.Event()
+        self._links = Links(dial, settings, metrics, clock, self._wake.set)
+        self._lives: dict[StreamId, LiveStream] = {}
+        self._attendant: asyncio.Task[None] | None = None
+        self._looked_at = self._renewed_at = clock()
+        self._judge_silence = True
+
+    async def __aenter__(self) -> Drivers:
+        self._attendant = asyncio.create_task(self._attend(), name="drivers")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._attendant is not None:
+            self._attendant.cancel()
+            await asyncio.gather(self._attendant, return_exceptions=True)
+        self.fail_all(Unavailable("this gateway is stopping; send the request again"))
+        self._links.close()
+
+    @property
+    def streams(self) -> int:
+        return len(self._lives)
+
+    # --- what the controller says -----------------------------------------------------------------
+
+    def heed(self, routes: Routes) -> None:
+        if not self.table.heed(routes):
+            log.warning("routes of an older controller ignored", term=routes.term)
+            return
+        self._links.dial_new(self.table.routes.values())
+        self._news.set()
+        self._news = asyncio.Event()
+        self._wake.set()
+
+    async def news(self) -> None:
+        """Waits for the next routes."""
+        await self._news.wait()
+
+    # --- what requests ask for --------------------------------------------------------------------
+
+    def carry(self, lives: Iterable[LiveStream]) -> None:
+        """Carry these to their end. Raises Overloaded, and then takes none."""
+        new = tuple(lives)
+        if len(self._lives) + len(new) > self._settings.max_streams:
+            raise Overloaded(
+                f"this gateway carries {len(self._lives)} streams, its limit is "
+                f"{self._settings.max_streams}; try again in a moment"
+            )
+        for live in new:
+            self._lives[live.stream.stream_id] = live
+            self._look_after(live, self._clock())
+        self._wake.set()
+
+    def drop(self, live: LiveStream) -> None:
+        """Nobody wants this stream any more. Safe to repeat."""
+        self._lives.pop(live.stream.stream_id, None)
+        if live.driver is not None:
+            live.driver.release(live, cancel=not live.stream.ended)
+
+    def fail_all(self, error: PacelineError) -> None:
+        for live in tuple(self._lives.values()):
+            self.drop(live)
+            live.fail(error)
+
+    # --- the attendant ----------------------------------------------------------------------------
+
+    async def _attend(self) -> None:
+        while True:
+            homeless = self._look()
+            self._wake.clear()
+            try:
+                async with asyncio.timeout(HURRY_S if homeless else self._settings.tick_s):
+                    await self._wake.wait()
+            except TimeoutError:
+                continue
+
+    def _look(self) -> bool:
+        """Look after everything once; True if a stream is left without a driver."""
+        now = self._clock()
+        self._judge_silence = now - self._looked_at < STALLED_LOOP_S
+        self._looked_at = now
+        self._links.dial_new(self.table.routes.values())
+        for live in tuple(self._lives.values()):
+            self._look_after(live, now)
+        if now - self._renewed_at >= self._settings.renew_s:
+            self._renewed_at = now
+            self._links.renew()
+        self._links.hang_up_old(self.table.routes.values())
+        return any(live.driver is None for live in self._lives.values())
+
+    def _look_after(self, live: LiveStream, now: float) -> None:
+        if live.over:
+            self.drop(live)
+            return
+        if now >= live.deadline:
+            self._give_up(live, DeadlineExceeded(_too_late(live, now)))
+            return
+        if live.driver is not None:
+            reason = live.leave or self._reason_to_leave(live, live.driver, now)
+            if reason is None:
+                return
+            self._take_off(live, live.driver, reason, now)
+        if not live.over and now >= live.not_before:
+            self._place(live, now)
+
+    def _reason_to_leave(self, live: LiveStream, driver: Driver, now: float) -> Leave | None:
+        settings = self._settings
+        patience = patience_s(
+            base_s=settings.stall_s,
+            per_token_s=settings.stall_per_token_s,
+            to_read=live.to_read,
+            stalls=live.stalls,
+        )
+        carriage = Carriage(
+            closing=bool(driver.closing),
+            broken=bool(driver.broken),
+            silence_s=driver.silence_s(now) if self._judge_silence else 0.0,
+            epoch=driver.route.epoch,
+            newest_epoch=self.table.epoch_of(driver.route.instance),
+            idle_s=now - live.moved_at,
+            patience_s=patience,
+        )
+        return reason_to_leave(carriage, settings.link_silence_s)
+
+    def _take_off(self, live: LiveStream, driver: Driver, reason: Leave, now: float) -> None:
+        driver.release(live, cancel=True)
+        self._metrics.resubmissions.labels(reason.value).inc()
+        log.info(
+            "stream leaves its driver",
+            stream=live.stream.stream_id,
+            attempt=live.stream.attempt,
+            instance=driver.route.instance,
+            epoch=str(driver.route.epoch),
+            reason=reason.value,
+            emitted=len(live.stream.emitted_ids),
+        )
+        live.avoid = driver.route.instance if reason.blames_the_instance else None
+        live.stalls += reason is Leave.STALLED
+        if reason is Leave.REJECTED:
+            self._refused(live, now)
+
+    def _refused(self, live: LiveStream, now: float) -> None:
+        """A stream that has begun waits to its deadline, a new one gives way sooner."""
+        settings = self._settings
+        pause = min(settings.retry_s * 2 ** (live.refusals - 1), settings.retry_max_s)
+        live.not_before = now + pause
+        if not live.stream.emitted_ids and now - live.opened_at > settings.route_wait_s:
+            self._give_up(live, Unavailable(live.refusal))
+
+    def _place(self, live: LiveStream, now: float) -> None:
+        candidates = [
+            Candidate(route=driver.route, carried=len(driver.streams))
+            for driver in self._links.usable(self.table.of_model(live.model), now)
+        ]
+        route = choose(candidates, live.avoid)
+        if route is None:
+            self._check_gone(live, now)
+            return
+        live.absent_since = None
+        if self._links.driver(route).submit(live, now):
+            self._note_numerics(live, route)
+
+    def _check_gone(self, live: LiveStream, now: float) -> None:
+        standing = self.table.standing(live.model)
+        if standing.standing not in (Standing.ABSENT, Standing.DOWN):
+            live.absent_since = None
+        elif live.absent_since is None:
+            live.absent_since = now
+        elif now - live.absent_since > self._settings.gone_s:
+            reasons = "; ".join(standing.reasons) or "its instance was deleted"
+            self._give_up(live, Unavailable(f"model {live.model} is not served: {reasons}"))
+
+    def _note_numerics(self, live: LiveStream, route: Route) -> None:
+        """Going on with other numerics is allowed; that the text may differ is said."""
+        if live.stream.emitted_ids and live.numerics_id != route.numerics_id:
+            self._metrics.numerics_changes.inc()
+            log.warning(
+                "stream goes on with another numerics id",
+                stream=live.stream.stream_id,
+                old=live.numerics_id,
+                new=route.numerics_id,
+            )
+        live.numerics_id = route.numerics_id
+
+    def _give_up(self, live: LiveStream, error: PacelineError) -> None:
+        self.drop(live)
+        live.fail(error)
+
+
+def _too_late(live: LiveStream, now: float) -> str:
+    return (
+        f"the answer was not complete within {now - live.opened_at:.0f} s "
+        f"({len(live.stream.emitted_ids)} tokens were made); allow more with `timeout`, or ask for "
+        "fewer tokens"
+    )

@@ -1,0 +1,65 @@
+"""What is measured, under the names that users know from vLLM."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+_PREFIX = "paceline"
+_TTFT_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+_ITL_S = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1, 2.5, 5, 10)
+_E2E_S = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
+
+
+class Metrics:
+    """One gateway's numbers, in a registry of their own.
+
+    Labels take served models and error codes only, so no client can make them grow.
+    """
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self.time_to_first_token = self._histogram(
+            "time_to_first_token_seconds", "From the request to its first token.", _TTFT_S
+        )
+        self.inter_token_latency = self._histogram(
+            "inter_token_latency_seconds", "Between a stream's tokens, pauses included.", _ITL_S
+        )
+        self.request_latency = self._histogram(
+            "e2e_request_latency_seconds", "From the request to the end of its answer.", _E2E_S
+        )
+        self.running = self._gauge("num_requests_running", "Requests being answered.")
+        self.waiting = self._gauge("num_requests_waiting", "Requests waiting for an instance.")
+        self.prompt_tokens = self._counter("prompt_tokens", "Prompt tokens read.", "model_name")
+        self.generation_tokens = self._counter(
+            "generation_tokens", "Tokens generated.", "model_name"
+        )
+        self.success = self._counter(
+            "request_success", "Choices that came to an end.", "model_name", "finished_reason"
+        )
+        self.rejected = self._counter(
+            "requests_rejected", "Requests that ended in an error.", "code"
+        )
+        self.resubmissions = self._counter(
+            "stream_resubmissions", "Streams submitted again after their driver was left.", "reason"
+        )
+        self.dropped = self._counter(
+            "stream_messages_dropped", "Tokens of no current attempt or position.", "reason"
+        )
+        self.numerics_changes = self._counter(
+            "stream_numerics_changes", "Streams that went on with another numerics id."
+        )
+
+    def exposition(self) -> bytes:
+        """All of it, in Prometheus' text format."""
+        return generate_latest(self._registry)
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+        return Histogram(
+            f"{_PREFIX}_{name}", text, ("model_name",), buckets=buckets, registry=self._registry
+        )
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"{_PREFIX}_{name}", text, labels, registry=self._registry)
+
+    def _gauge(self, name: str, text: str) -> Gauge:
+        return Gauge(f"{_PREFIX}_{name}", text, registry=self._registry)

@@ -1,0 +1,63 @@
+"""Server-sent events to clients of any speed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from paceline.gateway.body import while_connected
+from paceline.gateway.errors import ClientGone, SlowClient
+
+
+class EventStream(Response):
+    """Writes what `events` gives until it ends, or the client is gone or too slow.
+
+    `on_close` is called once, with the error that ended the stream early, if one did.
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(
+        self,
+        events: AsyncIterator[bytes],
+        *,
+        write_s: float,
+        on_close: Callable[[BaseException | None], None],
+    ) -> None:
+        self.background = None
+        self.body = b""
+        self.status_code = 200
+        self.init_headers({"cache-control": "no-cache", "x-accel-buffering": "no"})
+        self._events = events
+        self._write_s = write_s
+        self._on_close = on_close
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        error: BaseException | None = None
+        try:
+            await while_connected(receive, self._write(send))
+        except (ClientGone, SlowClient) as left:
+            error = left
+        except BaseException as failure:
+            error = failure
+            raise
+        finally:
+            self._on_close(error)
+
+    async def _write(self, send: Send) -> None:
+        start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
+        await self._send(send, start)
+        async for block in self._events:
+            await self._send(send, {"type": "http.response.body", "body": block, "more_body": True})
+        await self._send(send, {"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _send(self, send: Send, message: dict[str, object]) -> None:
+        try:
+            async with asyncio.timeout(self._write_s):
+                await send(message)
+        except TimeoutError:
+            raise SlowClient(f"the client took nothing for {self._write_s:g} s") from None

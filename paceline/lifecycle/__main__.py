@@ -1,0 +1,7 @@
+"""Prints docs/lifecycle.md."""
+
+from __future__ import annotations
+
+from paceline.lifecycle.describe import describe
+
+print(describe(), end="")

@@ -1,0 +1,1 @@
+"""ZeroMQ between processes: the control path, and the encrypted links that tokens flow on."""

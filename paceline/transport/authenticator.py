@@ -1,0 +1,152 @@
+"""Who may come in: answers libzmq's ZAP requests of one context.
+
+Without a ZAP handler a CURVE server admits any key. This one admits, per domain, exactly the keys
+it was told. A key that is not (yet) admitted waits a moment, since neighbours learn of each other
+in any order; then it is refused in the way that lets an honest peer try again.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import structlog
+import zmq
+from zmq.utils import z85
+
+from paceline.transport.sparing import Sparing
+
+log = structlog.get_logger(__name__)
+
+ZAP_ENDPOINT = "inproc://zeromq.zap.01"
+HANDSHAKE_S = 3.0
+"""A handshake that takes longer is closed by the server, and tried again by the client."""
+PATIENCE_S = 1.5
+LOOK_AGAIN_MS = 10
+MAX_PENDING = 64
+
+ADMITTED = b"200"
+TRY_AGAIN = b"300"
+"""libzmq's client reconnects after 300; after 400 it never does."""
+REFUSED = b"400"
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    envelope: list[bytes]
+    domain: str
+    key: str
+    deadline: float
+
+
+class Authenticator:
+    """One thread per context; it ends when the context is terminated. Safe from any thread."""
+
+    _of_contexts: dict[int, Authenticator] = {}  # noqa: RUF012
+    _registry = threading.Lock()
+
+    @classmethod
+    def of(cls, context: zmq.Context[zmq.Socket[bytes]]) -> Authenticator:
+        """The authenticator of this context, started on first use."""
+        with cls._registry:
+            found = cls._of_contexts.get(context.underlying)
+            if found is None:
+                found = cls._of_contexts[context.underlying] = cls(context)
+            return found
+
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.refused = 0
+        self._admitted: dict[str, frozenset[str]] = {}
+        self._clock = clock
+        self._sparing = Sparing(clock)
+        self._underlying = context.underlying
+        # A shadow, so that destroying the caller's context never closes this thread's socket.
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.shadow(context.underlying)
+        socket = self._context.socket(zmq.ROUTER)
+        socket.linger = 0
+        socket.bind(ZAP_ENDPOINT)
+        self.thread = threading.Thread(
+            target=self._serve, args=(socket,), name="authenticator", daemon=True
+        )
+        self.thread.start()
+
+    def fresh_domain(self, name: str) -> str:
+        """A domain of its own for one socket, which admits nobody yet."""
+        domain = f"{name}-{secrets.token_hex(4)}"
+        self.admit(domain, ())
+        return domain
+
+    def admit(self, domain: str, public_keys: Iterable[str]) -> None:
+        """From now on exactly these keys (Z85) get into `domain`; established connections stay."""
+        self._admitted[domain] = frozenset(public_keys)
+
+    def admits(self, domain: str, public_key: str) -> bool:
+        return public_key in self._admitted.get(domain, frozenset())
+
+    def forget(self, domain: str) -> None:
+        self._admitted.pop(domain, None)
+
+    def _serve(self, socket: zmq.Socket[bytes]) -> None:
+        pending: list[_Request] = []
+        try:
+            while True:
+                if socket.poll(LOOK_AGAIN_MS if pending else None):
+                    self._take(socket.recv_multipart(), pending, socket)
+                pending = [request for request in pending if not self._settle(request, socket)]
+        except zmq.ContextTerminated:
+            pass
+        finally:
+            with self._registry:
+                self._of_contexts.pop(self._underlying, None)
+            socket.close(linger=0)
+
+    def _take(
+        self, message: list[bytes], pending: list[_Request], socket: zmq.Socket[bytes]
+    ) -> None:
+        request = _read(message, self._clock() + PATIENCE_S)
+        if request is None:
+            return
+        if not request.key or request.domain not in self._admitted or len(pending) >= MAX_PENDING:
+            self._refuse(request, REFUSED, socket)
+        else:
+            pending.append(request)
+
+    def _settle(self, request: _Request, socket: zmq.Socket[bytes]) -> bool:
+        """Answer if there is an answer yet."""
+        if self.admits(request.domain, request.key):
+            _answer(socket, request, ADMITTED, request.key)
+            return True
+        if self._clock() < request.deadline:
+            return False
+        self._refuse(request, TRY_AGAIN, socket)
+        return True
+
+    def _refuse(self, request: _Request, status: bytes, socket: zmq.Socket[bytes]) -> None:
+        _answer(socket, request, status, "")
+        self.refused += 1
+        if self._sparing.may_say((request.domain, request.key)):
+            log.warning("key refused", domain=request.domain, key=request.key, count=self.refused)
+
+
+def _read(message: list[bytes], deadline: float) -> _Request | None:
+    """[peer, "", version, request id, domain, address, identity, mechanism, credentials…]
+
+    The key is empty where the peer proved none.
+    """
+    if len(message) < 8:
+        return None
+    mechanism, credentials = message[7], message[8:]
+    curve = mechanism == b"CURVE" and len(credentials) == 1 and len(credentials[0]) == 32
+    key = z85.encode(credentials[0]).decode("ascii") if curve else ""
+    return _Request(message[:4], message[4].decode("utf-8", "replace"), key, deadline)
+
+
+def _answer(socket: zmq.Socket[bytes], request: _Request, status: bytes, user: str) -> None:
+    socket.send_multipart([*request.envelope, status, b"", user.encode("ascii"), b""])

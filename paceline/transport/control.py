@@ -1,0 +1,182 @@
+"""The control path: facts up, orders down, on one local socket that only its owner can open.
+
+Every beat carries its sender's whole truth, so a beat that finds no room is dropped, never queued.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket as sockets_of_python
+from typing import Any, Generic, TypeVar, cast
+
+import msgspec
+import structlog
+import zmq
+
+from paceline.transport.sockets import DRAIN_LIMIT, Context, bind, bound, connect
+from paceline.transport.sparing import Sparing
+from paceline.types.control import FromController, ToController
+
+SERVER_MESSAGES = 128
+"""Messages that wait per peer, either way."""
+CLIENT_MESSAGES = 8
+MAX_MESSAGE_BYTES = 8 * 2**20
+
+log = structlog.get_logger(__name__)
+
+_encoder = msgspec.msgpack.Encoder()
+Reply = TypeVar("Reply")
+
+
+class ControlServer:
+    """The controller's end. Peers are known by the names they connect with; a second connection
+    of a name takes over from the first."""
+
+    def __init__(self, address: str) -> None:
+        """Raises AddressUnusable. A file that a dead controller left there is replaced."""
+        self.address = address
+        self.malformed = 0
+        # A context of its own, so that `close` returns when the address is free again.
+        self._context: Context = zmq.Context()
+        self.socket = self._context.socket(zmq.ROUTER)
+        bound(self.socket, messages=SERVER_MESSAGES, message_bytes=MAX_MESSAGE_BYTES)
+        self.socket.router_mandatory = True
+        self.socket.router_handover = True
+        self._decoder = msgspec.msgpack.Decoder(ToController)
+        self._sparing = Sparing()
+        self._alarm, self._bell = sockets_of_python.socketpair()
+        self._alarm.setblocking(False)
+        self._bell.setblocking(False)
+        try:
+            bind(self.socket, address)
+        except BaseException:
+            self.close()
+            raise
+        self._poller = zmq.Poller()
+        self._poller.register(self.socket, zmq.POLLIN)
+        self._poller.register(self._alarm, zmq.POLLIN)
+
+    def receive(self, timeout_s: float) -> list[tuple[str, ToController]]:
+        """What is there, as (peer, message), up to a bound; waits up to `timeout_s` for the first,
+        or until `wake`. Never raises for what a peer sent."""
+        ready = dict(self._poller.poll(max(0, round(timeout_s * 1000))))
+        if self._alarm.fileno() in ready:
+            with contextlib.suppress(BlockingIOError):
+                self._alarm.recv(4096)
+        taken: list[tuple[str, ToController]] = []
+        for _ in range(DRAIN_LIMIT):
+            try:
+                parts = self.socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                break
+            peer = parts[0].decode("utf-8", "replace")
+            message = self._read(peer, parts[1:])
+            if message is not None:
+                taken.append((peer, message))
+        return taken
+
+    def send(self, peer: str, message: FromController) -> bool:
+        """False: no such peer is connected, or its queue is full."""
+        try:
+            self.socket.send_multipart([peer.encode(), _encoder.encode(message)], zmq.NOBLOCK)
+        except zmq.ZMQError as error:
+            if error.errno in (zmq.EAGAIN, zmq.EHOSTUNREACH):
+                return False
+            raise
+        return True
+
+    def wake(self) -> None:
+        """End a `receive` that waits; may be called from any thread and from a signal handler."""
+        with contextlib.suppress(OSError):
+            self._bell.send(b"!")
+
+    def close(self) -> None:
+        """Returns when the address is free again. Safe to repeat."""
+        self.socket.close(linger=0)
+        self._context.term()
+        self._alarm.close()
+        self._bell.close()
+
+    def __enter__(self) -> ControlServer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _read(self, peer: str, payload: list[bytes]) -> ToController | None:
+        try:
+            if len(payload) != 1:
+                raise msgspec.DecodeError(f"a message has one part, this one {len(payload)}")
+            return cast(ToController, self._decoder.decode(payload[0]))
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            self.malformed += 1
+            if self._sparing.may_say((peer, str(error))):
+                log.warning("message dropped", peer=peer, reason=str(error), count=self.malformed)
+            return None
+
+
+class Malformed(msgspec.Struct, frozen=True):
+    """An order that is none of the known ones: what could be read of it, and what is wrong."""
+
+    raw_fields: dict[str, Any] | None
+    reason: str
+
+
+class ControlClient(Generic[Reply]):
+    """A supervisor's or runner's end: connects in the background, for ever, and never waits."""
+
+    def __init__(
+        self, address: str, identity: str, reply_type: Any, *, context: Context | None = None
+    ) -> None:
+        """`identity`: the name the controller answers to. `reply_type`: the union of messages that
+        may come."""
+        self.socket = (context or zmq.Context.instance()).socket(zmq.DEALER)
+        bound(self.socket, messages=CLIENT_MESSAGES, message_bytes=MAX_MESSAGE_BYTES)
+        self.socket.routing_id = identity.encode()
+        connect(self.socket, address)
+        self._decoder: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(reply_type)
+
+    def send(self, message: ToController) -> bool:
+        """False: dropped, because the controller is not there or does not take messages."""
+        try:
+            self.socket.send(_encoder.encode(message), zmq.NOBLOCK)
+        except zmq.Again:
+            return False
+        return True
+
+    def receive(self) -> list[Reply | Malformed]:
+        """What is there, up to a bound. Never waits, never raises for what came."""
+        taken: list[Reply | Malformed] = []
+        for _ in range(DRAIN_LIMIT):
+            try:
+                parts = self.socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                break
+            message: Reply | Malformed = read(self._decoder, b"".join(parts))
+            taken.append(message)
+        return taken
+
+    def close(self) -> None:
+        """Safe to repeat."""
+        self.socket.close(linger=0)
+
+    def __enter__(self) -> ControlClient[Reply]:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def read(decoder: msgspec.msgpack.Decoder[Reply], payload: bytes) -> Reply | Malformed:
+    """The message, or what could be read of it."""
+    try:
+        return decoder.decode(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        return Malformed(_fields(payload), str(error))
+
+
+def _fields(payload: bytes) -> dict[str, Any] | None:
+    try:
+        return msgspec.msgpack.decode(payload, type=dict[str, Any])
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None

@@ -1,0 +1,41 @@
+"""How a link or a frame can fail. Each message says what was found."""
+
+from __future__ import annotations
+
+from paceline.types.errors import TransportError
+
+
+class FrameDamaged(TransportError):
+    """The bytes are no frame: cut, changed on the way, or from another program."""
+
+    code = "frame_damaged"
+
+
+class ChecksumMismatch(FrameDamaged):
+    """The frame is not what was sent."""
+
+    code = "checksum_mismatch"
+
+
+class ProtocolMismatch(FrameDamaged):
+    """The peer speaks another version of the data protocol: both need the same release."""
+
+    code = "protocol_mismatch"
+
+
+class AddressUnusable(TransportError):
+    """A socket cannot be bound there."""
+
+    code = "address_unusable"
+
+
+class LinkFull(TransportError):
+    """The neighbour does not take frames fast enough; nothing was sent, nothing is lost."""
+
+    code = "link_full"
+
+
+class LinkBroken(TransportError):
+    """This link is of no more use: only a new epoch makes a new one."""
+
+    code = "link_broken"

@@ -1,0 +1,126 @@
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Protocol
+
+import psutil
+import pytest
+
+from paceline.cluster.base import Cluster
+from paceline.cluster.local.cluster import LocalCluster
+from paceline.process.home import Home
+from paceline.process.spawn import Child
+from paceline.transport.control import ControlServer
+from paceline.types.control import NodeBeat
+from paceline.types.facts import NodeFacts
+from paceline.types.ids import NodeName
+
+PROGRAMS = Path(__file__).parent / "programs"
+NODE = NodeName("node-1")
+MEMORY = 1000
+
+
+def program(name: str) -> tuple[str, ...]:
+    return (sys.executable, str(PROGRAMS / f"{name}.py"))
+
+
+def until(condition: Callable[[], object], timeout_s: float = 20) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+class Harness(Protocol):
+    """One node, called NODE, that offers MEMORY bytes; runners behave as `programs/runner.py`
+    does, by the first word of their names."""
+
+    cluster: Cluster
+
+    def facts(self) -> NodeFacts:
+        """The newest facts of NODE; waits for the first."""
+
+    def lose_node(self) -> None:
+        """Kills the node's agent."""
+
+    def start_node(self) -> None:
+        """Brings NODE up (again, as another incarnation)."""
+
+    def stop_node(self) -> None:
+        """Asks the node's agent to end, and waits for that."""
+
+
+class LocalHarness:
+    def __init__(self, home: Path, runtime: Path) -> None:
+        self._home, self._runtime = home, runtime
+        self._control = ControlServer(f"ipc://{runtime}/control")
+        self.cluster: Cluster = LocalCluster(self._control.send)
+        self._newest: NodeFacts | None = None
+        self.supervisor: Child | None = None
+
+    def facts(self) -> NodeFacts:
+        self._listen(0.02)
+        until(lambda: self._newest or self._listen(0.02))
+        assert self._newest is not None
+        return self._newest
+
+    def start_node(self) -> None:
+        argv = [sys.executable, "-m", "paceline.cluster.local.supervisor"]
+        argv += ["--home", str(self._home), "--runtime", str(self._runtime)]
+        argv += ["--cluster-id", "cluster-test", "--node", NODE, "--memory", str(MEMORY)]
+        argv += ["--threads", "1", "--runner", " ".join(program("runner"))]
+        self._newest = None
+        self.supervisor = Child(argv, name=NODE)
+
+    def lose_node(self) -> None:
+        assert self.supervisor is not None
+        self.supervisor.kill("the node is lost")
+        assert self.supervisor.wait(10)
+
+    def stop_node(self) -> None:
+        assert self.supervisor is not None
+        self.supervisor.terminate(3.0, "the node leaves")
+        ended = self.supervisor.wait(10)
+        assert ended is not None
+        assert ended.code == 0, ended
+
+    def close(self) -> None:
+        self.lose_node()
+        self._control.close()
+
+    def _listen(self, timeout_s: float) -> None:
+        for peer, message in self._control.receive(timeout_s):
+            assert isinstance(message, NodeBeat)
+            assert peer == f"node:{NODE}:{message.facts.incarnation}"
+            self._newest = message.facts
+
+
+@pytest.fixture
+def runtime() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(dir="/tmp") as short:
+        yield Path(short)
+
+
+def _local(home: Path, runtime: Path) -> LocalHarness:
+    Home(home).create()
+    return LocalHarness(home, runtime)
+
+
+HARNESSES = {"local": _local}
+
+
+@pytest.fixture(params=list(HARNESSES))
+def harness(request: pytest.FixtureRequest, tmp_path: Path, runtime: Path) -> Iterator[Harness]:
+    made = HARNESSES[request.param](tmp_path / "home", runtime)
+    made.start_node()
+    yield made
+    made.close()

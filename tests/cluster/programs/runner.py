@@ -1,0 +1,23 @@
+"""A process that lives as a runner does; the first word of its runner id says how it behaves."""
+
+import os
+import signal
+import sys
+import threading
+
+from paceline.process.child import install_stop_signals, watch_parent
+
+name = sys.argv[sys.argv.index("--runner-id") + 1]
+manner = name.split("-")[0]
+stop = threading.Event()
+
+watch_parent(stop.set)
+if manner == "crash":
+    print("loading shard")
+    sys.exit("the shard is damaged")
+install_stop_signals(lambda _: stop.set())
+if manner == "deaf":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print("threads", os.environ["OMP_NUM_THREADS"], flush=True)
+while not stop.wait(0.05):
+    pass

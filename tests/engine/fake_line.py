@@ -1,0 +1,127 @@
+"""Ranks that know nothing but the steps they are sent: pages with contents, sampler states, and a
+model whose next token is a hash of all ids that it finds in its pages."""
+
+from __future__ import annotations
+
+import zlib
+from array import array
+from collections import deque
+from collections.abc import Sequence
+
+from paceline.types.model import PAGE_TOKENS
+from paceline.types.step import Admission, Sampled, SampledToken, Span, Step
+from paceline.types.stream import FinishReason, StreamRecord
+
+VOCAB = 97
+EOS = 0
+
+
+def next_id(ids: Sequence[int]) -> int:
+    return zlib.crc32(array("I", ids).tobytes()) % VOCAB
+
+
+def answer(record: StreamRecord, max_context: int) -> tuple[list[int], FinishReason]:
+    """What the model says, computed without any scheduler."""
+    params = record.params
+    ids = [*record.prompt_ids, *record.emitted_ids]
+    while True:
+        ids.append(next_id(ids))
+        emitted = ids[len(record.prompt_ids) :]
+        ends = (EOS, *params.stop_token_ids) if not params.ignore_eos else params.stop_token_ids
+        if ids[-1] in ends:
+            return emitted, FinishReason.STOP
+        if len(emitted) == params.max_tokens or len(ids) == max_context:
+            return emitted, FinishReason.LENGTH
+
+
+class FakeLine:
+    """`send` checks what a step may hold, `run` carries out the oldest one."""
+
+    def __init__(self, *, row_budget: int, batches_in_flight: int) -> None:
+        self._row_budget = row_budget
+        self._batches_in_flight = batches_in_flight
+        self._steps: deque[Step] = deque()
+        self._tables: dict[int, set[int]] = {}
+        self._fed: dict[int, int] = {}
+        self._unsampled: set[int] = set()
+        self._memory: dict[tuple[int, int], int] = {}
+        self._ids: dict[int, list[int]] = {}
+        self._emitted: dict[int, int] = {}
+        self.last_number = -1
+        self.admissions: list[Admission] = []
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._steps)
+
+    @property
+    def slots(self) -> set[int]:
+        return set(self._fed)
+
+    def send(self, step: Step) -> None:
+        assert step.number > self.last_number
+        assert step.rows <= self._row_budget
+        assert step.rows == len(step.token_ids)
+        assert step.spans or (step.freed and not self._steps), "an empty step for nothing"
+        self.last_number = step.number
+        for slot in step.freed:
+            del self._fed[slot], self._tables[slot]
+            self._unsampled.discard(slot)
+        for admission in step.admitted:
+            assert all(admission.slot != other.slot for other in self.admissions), "a slot again"
+            assert admission.slot in {span.slot for span in step.spans}
+            self.admissions.append(admission)
+            self._fed[admission.slot] = 0
+            self._tables[admission.slot] = set()
+        assert len({span.slot for span in step.spans}) == len(step.spans)
+        for span in step.spans:
+            self._check_span(span)
+        self._steps.append(step)
+        assert len(self._steps) <= self._batches_in_flight
+
+    def _check_span(self, span: Span) -> None:
+        assert span.count > 0
+        assert span.start == self._fed[span.slot], "each id is fed once and in order"
+        assert span.slot not in self._unsampled, "a sample is still in flight"
+        assert len(span.pages) == -(-(span.start + span.count) // PAGE_TOKENS)
+        assert len(set(span.pages)) == len(span.pages)
+        for slot, pages in self._tables.items():
+            assert slot == span.slot or pages.isdisjoint(span.pages), "a page has two owners"
+        for step in self._steps:
+            for other in step.spans:
+                assert other.slot == span.slot or set(other.pages).isdisjoint(span.pages), (
+                    "a page was given away while a step in flight names it"
+                )
+        self._fed[span.slot] += span.count
+        self._tables[span.slot] |= set(span.pages)
+        if span.sample:
+            self._unsampled.add(span.slot)
+
+    def run(self) -> Sampled:
+        step = self._steps.popleft()
+        for slot in step.freed:
+            del self._ids[slot], self._emitted[slot]
+        for admission in step.admitted:
+            self._ids[admission.slot] = [*admission.prompt_ids, *admission.emitted_ids]
+            self._emitted[admission.slot] = len(admission.emitted_ids)
+        ids = iter(step.token_ids)
+        tokens = []
+        for span in step.spans:
+            for row in range(span.start, span.start + span.count):
+                self._memory[self._place(span, row)] = next(ids)
+            if span.sample:
+                tokens.append(self._sample(span))
+        return Sampled(number=step.number, tokens=tuple(tokens))
+
+    def _sample(self, span: Span) -> SampledToken:
+        seen = [self._memory[self._place(span, row)] for row in range(span.start + span.count)]
+        assert seen == self._ids[span.slot], "pages do not hold the ids of the stream"
+        token = SampledToken(span.slot, self._emitted[span.slot], next_id(seen))
+        self._ids[span.slot].append(token.id)
+        self._emitted[span.slot] += 1
+        self._unsampled.discard(span.slot)
+        return token
+
+    @staticmethod
+    def _place(span: Span, row: int) -> tuple[int, int]:
+        return span.pages[row // PAGE_TOKENS], row % PAGE_TOKENS

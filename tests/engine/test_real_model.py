@@ -1,0 +1,51 @@
+"""Greedy text of the real SmolLM2 against what `transformers` wrote, see record_greedy.py."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from tokenizers import Tokenizer
+
+from paceline.types.model import PAGE_TOKENS
+from paceline.types.step import Span
+from tests.engine.line import Line
+from tests.engine.record_greedy import NEW_TOKENS, RECORDED
+from tests.support.models import smollm2_dir
+
+LAYERS = 30
+PAGES_EACH = 3
+
+
+@pytest.fixture(autouse=True)
+def _all_cores() -> None:
+    torch.set_num_threads(2)
+
+
+def _greedy(line: Line, prompts: list[list[int]]) -> list[list[int]]:
+    """All prompts at once: one step for the prompts, then one for each token."""
+    tables = [range(PAGES_EACH * i, PAGES_EACH * (i + 1)) for i in range(len(prompts))]
+    written = [list(ids) for ids in prompts]
+    done = [0] * len(prompts)
+    for _ in range(NEW_TOKENS):
+        spans, rows = [], []
+        for i, ids in enumerate(written):
+            pages = tuple(tables[i][: (len(ids) - 1) // PAGE_TOKENS + 1])
+            spans.append(Span(i, done[i], len(ids) - done[i], pages, True))
+            rows += ids[done[i] :]
+            done[i] = len(ids)
+        for ids, token in zip(written, line.step(spans, rows).argmax(1).tolist(), strict=True):
+            ids.append(token)
+    return [ids[len(prompt) :] for ids, prompt in zip(written, prompts, strict=True)]
+
+
+def test_greedy_text_equals_that_of_transformers(ops):
+    recorded = json.loads(RECORDED.read_text())
+    prompts = [row["prompt_ids"] for row in recorded]
+    line = Line(smollm2_dir(), [11, LAYERS - 11], ops, kv_pages=PAGES_EACH * len(prompts))
+    found = _greedy(line, prompts)
+    tokenizer = Tokenizer.from_file(str(smollm2_dir() / "tokenizer.json"))
+    for ids, row in zip(found, recorded, strict=True):
+        assert tokenizer.decode(ids) == tokenizer.decode(row["greedy_ids"])
+    assert found == [row["greedy_ids"] for row in recorded]
