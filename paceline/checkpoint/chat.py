@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, ClassVar, NoReturn
+from typing import Any, NoReturn
 
 from jinja2 import TemplateError, TemplateSyntaxError, nodes
 from jinja2.ext import Extension, loopcontrols
@@ -124,7 +124,9 @@ class _Environment(ImmutableSandboxedEnvironment):
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         template = super()._parse(source, name, filename)
-        for node in (*template.find_all(nodes.For), *template.find_all(nodes.Macro)):
+        looping: list[nodes.For | nodes.Macro] = [*template.find_all(nodes.For)]
+        looping += template.find_all(nodes.Macro)
+        for node in looping:
             line = {"lineno": node.lineno}
             call = nodes.Call(nodes.Name(_STEP, "load", **line), [], [], None, None, **line)
             node.body.insert(0, nodes.Output([call], **line))
@@ -135,7 +137,7 @@ class _Environment(ImmutableSandboxedEnvironment):
 class _Generation(Extension):
     """`{% generation %}` marks what the assistant said, for training: here it changes nothing."""
 
-    tags: ClassVar[set[str]] = {"generation"}
+    tags = {"generation"}  # noqa: RUF012 (declared so by Jinja)
 
     def parse(self, parser: Parser) -> list[nodes.Node]:
         next(parser.stream)

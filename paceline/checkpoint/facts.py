@@ -10,7 +10,8 @@ from typing import Any
 
 import msgspec
 
-from paceline.checkpoint.architecture import ModelConfig, parse_config
+from paceline.checkpoint.architecture import ModelConfig
+from paceline.checkpoint.families import parse_config
 from paceline.checkpoint.layout import Layout, Tensor
 from paceline.checkpoint.manifest import MANIFEST_NAME, read_manifest
 from paceline.checkpoint.tensors import TensorFiles

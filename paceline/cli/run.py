@@ -22,7 +22,7 @@ READY_S = 600.0
 """How long an instance may take to load; its reasons are shown meanwhile."""
 
 POLL_S = 0.2
-NO_TEMPLATE = "chat_template_missing"
+NO_TEMPLATE = "no_chat_template"
 
 
 class Question(msgspec.Struct, frozen=True, kw_only=True):
@@ -235,4 +235,3 @@ def prompt_from(argument: str | None) -> str:
     if not prompt.strip():
         raise InvalidRequest("the prompt is empty; give it as an argument or on stdin")
     return prompt
-

@@ -106,7 +106,7 @@ class OpenLine(OfInstance, frozen=True, kw_only=True, tag="line_opened"):
 
 
 class BreakLine(OfInstance, frozen=True, kw_only=True, tag="line_broken"):
-    pass
+    why: str
 
 
 class Heal(OfInstance, frozen=True, kw_only=True, tag="healthy"):
@@ -166,6 +166,7 @@ class KillRunner(Action, frozen=True, kw_only=True, tag="kill"):
     incarnation: str
     memory_bytes: int
     grace_s: float
+    why: str
 
 
 class OrderAgain(Action, frozen=True, kw_only=True, tag="order_again"):

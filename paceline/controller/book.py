@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import msgspec
 
 from paceline.process.backoff import Backoff
+from paceline.types.control import Line
 from paceline.types.ids import Epoch, InstanceId, NodeName, RunnerId, Seat, TaskId
 from paceline.types.instance import InstanceWish, Placement, SeatPlan
 from paceline.types.states import InstanceState, TaskKind, TaskState
@@ -52,6 +53,8 @@ class InstanceBook(msgspec.Struct, frozen=True, kw_only=True):
     """Why the line broke last, until it has been healthy again."""
     ready_since: float | None = None
     reasons: tuple[str, ...] = ()
+    stumble: str = ""
+    """The last exception met when deciding about it."""
     asked: object = None
     """What the planner was last asked in vain."""
 
@@ -65,6 +68,18 @@ class InstanceBook(msgspec.Struct, frozen=True, kw_only=True):
             return None
         seats = tuple(seat.plan for seat in self.seats)
         return Placement(seats=seats, dtype=self.dtype, reasons=self.placed_because)
+
+    @property
+    def is_fresh(self) -> bool:
+        """Nothing has failed since it was healthy last."""
+        untroubled = all(seat.patience == Patience() and not seat.trouble for seat in self.seats)
+        return untroubled and self.patience == Patience() and not self.trouble
+
+    @property
+    def failures(self) -> int:
+        """In a row, of the seat or line that failed most."""
+        every = [self.patience, *(seat.patience for seat in self.seats)]
+        return max(patience.backoff.ends for patience in every)
 
     def healthy_s(self, now: float) -> float:
         return 0.0 if self.ready_since is None else now - self.ready_since
@@ -123,7 +138,7 @@ class Book:
         self.runners: dict[RunnerId, RunnerBook] = {}
         self.tasks: dict[TaskId, TaskBook] = {}
         self.nodes: dict[NodeName, str] = {}
-        self.lines_sent: dict[RunnerId, tuple[object, float]] = {}
+        self.lines_sent: dict[RunnerId, tuple[Line, float]] = {}
         self.names = 0
         """Names given in this term: runners, tasks."""
         self.epochs = 0

@@ -6,7 +6,7 @@ done, and `decide` is asked again until it has nothing more to say.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from paceline.controller.actions import Action, Decision, Heal, Move, Stumble
 from paceline.controller.book import Book, InstanceBook
@@ -56,25 +56,50 @@ def _decide_instance(p: Pass, inst: InstanceBook) -> Iterator[Action]:
     elif not inst.seats:
         yield from place(p, inst)
     elif missing := why_not_here(p, inst, seats):
-        yield from _or_explain(inst, missing, replace(p, inst, missing))
-    else:
-        yield from _or_say_why(p, inst, seats)
-
-
-def _or_explain(
-    inst: InstanceBook, missing: Sequence[str], actions: Iterator[Action]
-) -> Iterator[Action]:
-    """The line of an instance that lacks a seat is broken, and its reasons say what it waits for."""
-    yield from actions
-
-
-def _or_say_why(p: Pass, inst: InstanceBook, seats: Sequence[SeatSeen]) -> Iterator[Action]:
-    if inst.state is InstanceState.WAITING:
+        yield from replace(p, inst, missing)
+    elif inst.state is InstanceState.WAITING:
         sentence = f"{inst.id} goes on: what it waited for is there"
         yield Move(sentence=sentence, instance=inst.id, event=InstanceEvent.RESUMED)
-        return
+    else:
+        yield from _carry_on(p, inst, seats)
+
+
+def _carry_on(p: Pass, inst: InstanceBook, seats: Sequence[SeatSeen]) -> Iterator[Action]:
     for seat in seats:
         yield from fill(p, seat)
     yield from keep_line(p, inst, seats)
     yield from _judge(p, inst)
     yield from explain(inst, _reasons(p, inst, seats))
+
+
+def _judge(p: Pass, inst: InstanceBook) -> Iterator[Action]:
+    if inst.state is InstanceState.READY:
+        if not inst.is_fresh and inst.healthy_s(p.now) >= p.timing.healthy_s:
+            yield Heal(sentence=f"{inst.id} has been healthy", instance=inst.id)
+    elif inst.state is not InstanceState.FAILED and inst.failures >= GIVE_UP_AFTER:
+        yield Move(
+            sentence=f"{inst.id} ({inst.wish.model}) is called failed after {inst.failures} "
+            "failures in a row; it is tried on with growing pauses",
+            instance=inst.id,
+            event=InstanceEvent.GAVE_UP,
+        )
+
+
+def _reasons(p: Pass, inst: InstanceBook, seats: Sequence[SeatSeen]) -> tuple[str, ...]:
+    """Why it is in this state, for people; only what keeps it from being ready."""
+    lacking = [seat for seat in seats if not _is_done(seat)]
+    if inst.state is InstanceState.READY and not lacking:
+        return (f"ready: all {len(seats)} ranks are, in epoch {inst.epoch}",)
+    trouble = (f"{inst.state}: the line broke: {inst.trouble}",) if inst.trouble else ()
+    pause_s = inst.patience.not_before - p.now
+    if inst.epoch is None and pause_s > 0:
+        trouble += (f"{inst.state}: connected again in {pause_s:.0f} s",)
+    return (*trouble, *(f"{inst.state}: {why_unfilled(p, seat)}" for seat in lacking))
+
+
+def _is_done(seat: SeatSeen) -> bool:
+    return (
+        seat.stage is Stage.FILLED
+        and seat.runner is not None
+        and seat.runner.facts.state is RunnerState.READY
+    )

@@ -90,9 +90,7 @@ def _why_left(p: Pass, seat: SeatSeen, runner: RunnerSeen, epoch: Epoch) -> str:
     return f"left the line: {broken or facts.reason or f'it is {facts.state}'}"
 
 
-def _break(
-    p: Pass, inst: InstanceBook, seats: Sequence[SeatSeen], why: str
-) -> Iterator[Action]:
+def _break(p: Pass, inst: InstanceBook, seats: Sequence[SeatSeen], why: str) -> Iterator[Action]:
     yield BreakLine(
         sentence=f"{inst.id}: the line of epoch {inst.epoch} is broken: {why}",
         instance=inst.id,
@@ -121,8 +119,8 @@ def _hand_round_offers(p: Pass, epoch: Epoch, seats: Sequence[SeatSeen]) -> Iter
         line = Line(epoch=epoch, offers=offers, gateway_keys=keys if seat.rank == 0 else ())
         runner = seat.seat.runner
         assert runner is not None  # a line with an empty seat is broken
-        sent, at = p.book.lines_sent.get(runner, (None, 0.0))
-        if sent != line or p.now - at >= p.timing.resend_s:
+        last = p.book.lines_sent.get(runner)
+        if last is None or last[0] != line or p.now - last[1] >= p.timing.resend_s:
             sentence = f"{seat} gets the offers of epoch {epoch} and {len(keys)} gateway keys"
             yield SendLine(sentence=sentence, instance=seat.inst.id, runner=runner, line=line)
 

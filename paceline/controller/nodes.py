@@ -75,7 +75,7 @@ def why_gone(
         return f"{runner.id} ended with the earlier incarnation of {runner.node}"
     for ended in node.facts.exits:
         if ended.runner_id == runner.id:
-            return _with_last_words(ended.sentence, ended.log_tail)
+            return f"{runner.id} on {runner.node} {ended.sentence}"
     if node_state(facts, book, runner.node, now, timing) is NodeState.LOST:
         return f"{runner.node} is lost, and {runner.id} with it"
     if any(process.runner_id == runner.id for process in node.facts.processes):
@@ -85,10 +85,6 @@ def why_gone(
     if node.heard_at > runner.sent_at + 2 * timing.resend_s:
         return f"{runner.id} was never started by {runner.node}"
     return None
-
-
-def _with_last_words(sentence: str, log_tail: tuple[str, ...]) -> str:
-    return f"{sentence}; its last words: {log_tail[-1]}" if log_tail else sentence
 
 
 def _superseded(node: NodeSeen, runner: RunnerBook) -> bool:

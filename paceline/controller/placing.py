@@ -36,7 +36,9 @@ def replace(p: Pass, inst: InstanceBook, missing: Sequence[str]) -> Iterator[Act
 
 def explain(inst: InstanceBook, reasons: tuple[str, ...]) -> Iterator[Action]:
     if reasons != inst.reasons:
-        yield Explain(sentence=f"{inst.id}: {'; '.join(reasons)}", instance=inst.id, reasons=reasons)
+        yield Explain(
+            sentence=f"{inst.id}: {'; '.join(reasons)}", instance=inst.id, reasons=reasons
+        )
 
 
 def _planned(p: Pass, inst: InstanceBook, missing: tuple[str, ...] = ()) -> Iterator[Action]:

@@ -81,6 +81,7 @@ def kill(p: Pass, runner: RunnerBook, why: str, grace_s: float | None = None) ->
         incarnation=runner.incarnation,
         memory_bytes=runner.memory_bytes,
         grace_s=p.timing.kill_grace_s if grace_s is None else grace_s,
+        why=why,
     )
 
 
@@ -90,9 +91,7 @@ def kills_again(p: Pass) -> Iterator[Action]:
             yield TellAgain(
                 sentence=f"{runner.id} has not ended yet; told again",
                 runner=runner.id,
-                order=Kill(
-                    runner_id=runner.id, grace_s=p.timing.kill_grace_s, reason=runner.kill
-                ),
+                order=Kill(runner_id=runner.id, grace_s=p.timing.kill_grace_s, reason=runner.kill),
             )
 
 

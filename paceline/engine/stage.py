@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 from collections.abc import Sequence
 from pathlib import Path
@@ -67,6 +68,8 @@ class Stage:
         """
         if dtype not in _DTYPES:
             raise EngineError(f"dtype {dtype!r} is not supported; use {' or '.join(_DTYPES)}")
+        if shard.tp_size != 1:
+            raise EngineError(f"a shard is whole layers: tp_size is 1, not {shard.tp_size}")
         if kv_pages < 1:
             raise EngineError(f"a stage needs at least one KV page, not {kv_pages}")
         with Checkpoint(checkpoint) as opened:
@@ -90,7 +93,7 @@ class Stage:
         batch = lay_out(spans, self._limits)
         self._check_input(batch, x)
         out = self._decoder.forward(batch, x) if batch.rows else self._nothing()
-        if not torch.isfinite(out).all():
+        if out.numel() and not all(math.isfinite(bound) for bound in out.aminmax()):
             raise EngineError(
                 f"layers [{self._shard.start}, {self._shard.stop}) made NaN or infinite values; "
                 "the weights or the memory of this node are damaged"

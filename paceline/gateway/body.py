@@ -30,7 +30,9 @@ async def read_body(request: Request, *, max_bytes: int, timeout_s: float) -> by
                 elif size > _DISCARD_FACTOR * max_bytes:
                     break
     except TimeoutError:
-        raise BodyTimeout(f"the body did not arrive within {timeout_s:g} s; send it again") from None
+        raise BodyTimeout(
+            f"the body did not arrive within {timeout_s:g} s; send it again"
+        ) from None
     except ClientDisconnect:
         raise ClientGone("the client closed its connection") from None
     if size > max_bytes:

@@ -12,7 +12,6 @@ from paceline.gateway.drivers import Drivers
 from paceline.gateway.library import ModelText
 from paceline.gateway.streams import Delta, Stream
 from paceline.gateway.text import StopText
-from paceline.types.errors import PacelineError
 from paceline.types.ids import StreamId
 from paceline.types.stream import SamplingParams
 
@@ -109,9 +108,7 @@ class Generation:
                 del self._open[index]
             yield index, delta
 
-    def _live(
-        self, prompt_ids: tuple[int, ...], params: SamplingParams, index: int
-    ) -> LiveStream:
+    def _live(self, prompt_ids: tuple[int, ...], params: SamplingParams, index: int) -> LiveStream:
         work, tokenizer = self.work, self.work.text.tokenizer
         eos_ids = frozenset() if params.ignore_eos else tokenizer.eos_ids
         stream = Stream(

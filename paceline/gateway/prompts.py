@@ -52,9 +52,7 @@ async def _chat(request: ChatRequest, text: ModelText, inline_chars: int) -> tup
     return (await _in_thread_if(chars > inline_chars, encode),)
 
 
-async def _plain(
-    request: CompletionRequest, text: ModelText, inline_chars: int
-) -> tuple[Ids, ...]:
+async def _plain(request: CompletionRequest, text: ModelText, inline_chars: int) -> tuple[Ids, ...]:
     prompts = _separate(request.prompt)
 
     def encode() -> tuple[Ids, ...]:

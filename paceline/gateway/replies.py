@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from paceline.gateway.generation import Generation, Usage
+from paceline.gateway.generation import Generation
 from paceline.gateway.logprobs import chat_logprobs, completion_logprobs
 from paceline.gateway.requests import AnyRequest
 from paceline.gateway.streams import Delta
@@ -98,9 +98,7 @@ class ChatReply(Reply):
         delta = {"role": "assistant", "content": ""}
         return b"".join(
             sse(
-                self._chunk(
-                    [{"index": i, "delta": delta, "logprobs": None, "finish_reason": None}]
-                )
+                self._chunk([{"index": i, "delta": delta, "logprobs": None, "finish_reason": None}])
             )
             for i in range(len(self._generation.lives))
         )
@@ -120,9 +118,7 @@ class ChatReply(Reply):
             )
         if delta.finish_reason is not None:
             reason = delta.finish_reason.value
-            choices.append(
-                {"index": index, "delta": {}, "logprobs": None, "finish_reason": reason}
-            )
+            choices.append({"index": index, "delta": {}, "logprobs": None, "finish_reason": reason})
         return choices
 
     def _whole_choice(self, index: int, delta: Delta) -> dict[str, Any]:

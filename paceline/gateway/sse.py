@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -29,7 +28,6 @@ class EventStream(Response):
         on_close: Callable[[BaseException | None], None],
     ) -> None:
         self.background = None
-        self.body = b""
         self.status_code = 200
         self.init_headers({"cache-control": "no-cache", "x-accel-buffering": "no"})
         self._events = events

@@ -14,6 +14,8 @@ class InstanceEvent(StrEnum):
     UNPLACED = "unplaced"
     PLACED = "placed"
     ADOPTED = "adopted"
+    RESUMED = "resumed"
+    REPLACED = "replaced"
     ALL_READY = "all_ready"
     SEAT_LOST = "seat_lost"
     GAVE_UP = "gave_up"
@@ -40,6 +42,8 @@ INSTANCE: Machine[InstanceState, InstanceEvent] = Machine(
             _E.PLAN_STARTED: _S.PLACING,
             _E.UNPLACED: _S.WAITING,
             _E.ADOPTED: _S.RECOVERING,
+            _E.RESUMED: _S.RECOVERING,
+            _E.REPLACED: _S.RECOVERING,
             _E.DELETED: _S.DRAINING,
         },
         _S.PLACING: {
@@ -51,11 +55,13 @@ INSTANCE: Machine[InstanceState, InstanceEvent] = Machine(
             _E.ALL_READY: _S.READY,
             _E.SEAT_LOST: _S.STARTING,
             _E.GAVE_UP: _S.FAILED,
+            _E.REPLACED: _S.STARTING,
             _E.UNPLACED: _S.WAITING,
             _E.DELETED: _S.DRAINING,
         },
         _S.READY: {
             _E.SEAT_LOST: _S.RECOVERING,
+            _E.REPLACED: _S.RECOVERING,
             _E.UNPLACED: _S.WAITING,
             _E.DELETED: _S.DRAINING,
         },
@@ -63,13 +69,14 @@ INSTANCE: Machine[InstanceState, InstanceEvent] = Machine(
             _E.ALL_READY: _S.READY,
             _E.SEAT_LOST: _S.RECOVERING,
             _E.GAVE_UP: _S.FAILED,
+            _E.REPLACED: _S.RECOVERING,
             _E.UNPLACED: _S.WAITING,
             _E.DELETED: _S.DRAINING,
         },
         _S.FAILED: {
-            _E.PLAN_STARTED: _S.PLACING,
             _E.ALL_READY: _S.READY,
             _E.SEAT_LOST: _S.FAILED,
+            _E.REPLACED: _S.FAILED,
             _E.UNPLACED: _S.WAITING,
             _E.DELETED: _S.DRAINING,
         },
@@ -84,6 +91,8 @@ INSTANCE: Machine[InstanceState, InstanceEvent] = Machine(
         _E.UNPLACED: "there is no placement now; the reasons say what would change it",
         _E.PLACED: "every rank has a node",
         _E.ADOPTED: "living runners on its seats were found after a controller start",
+        _E.RESUMED: "what it waited for is there again, and its seats were kept",
+        _E.REPLACED: "its seats were given other nodes",
         _E.ALL_READY: "every rank of the line is ready",
         _E.SEAT_LOST: "a runner, its node or the line was lost",
         _E.GAVE_UP: "the same seat failed again and again; tried on with growing pauses",

@@ -13,7 +13,7 @@ import msgspec
 import structlog
 import zmq
 
-from paceline.transport.sockets import DRAIN_LIMIT, Context, bind, bound, connect
+from paceline.transport.sockets import DRAIN_LIMIT, Context, bind, bound, connect, retire
 from paceline.transport.sparing import Sparing
 from paceline.types.control import FromController, ToController
 
@@ -32,13 +32,11 @@ class ControlServer:
     """The controller's end. Peers are known by the names they connect with; a second connection
     of a name takes over from the first."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, *, context: Context | None = None) -> None:
         """Raises AddressUnusable. A file that a dead controller left there is replaced."""
         self.address = address
         self.malformed = 0
-        # A context of its own, so that `close` returns when the address is free again.
-        self._context: Context = zmq.Context()
-        self.socket = self._context.socket(zmq.ROUTER)
+        self.socket = (context or zmq.Context.instance()).socket(zmq.ROUTER)
         bound(self.socket, messages=SERVER_MESSAGES, message_bytes=MAX_MESSAGE_BYTES)
         self.socket.router_mandatory = True
         self.socket.router_handover = True
@@ -91,9 +89,8 @@ class ControlServer:
             self._bell.send(b"!")
 
     def close(self) -> None:
-        """Returns when the address is free again. Safe to repeat."""
-        self.socket.close(linger=0)
-        self._context.term()
+        """Safe to repeat."""
+        retire(self.socket, self.address)
         self._alarm.close()
         self._bell.close()
 

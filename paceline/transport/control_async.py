@@ -88,7 +88,7 @@ class AsyncControlClient:
         reached = False
         try:
             async with asyncio.timeout(timeout_s):
-                await self._reach(ask)
+                await self._reach(ask, future)
                 reached = True
                 answer = await future
         except TimeoutError:
@@ -100,19 +100,20 @@ class AsyncControlClient:
         return answer.body
 
     async def close(self) -> None:
-        """Safe to repeat; questions that are open end with CancelledError."""
+        """Safe to repeat; questions that are open end with Unavailable."""
         if self._reader is not None:
             self._reader.cancel()
             await asyncio.gather(self._reader, return_exceptions=True)
         for future in self._asks.values():
-            future.cancel()
+            if not future.done():
+                future.set_exception(Unavailable("this gateway is closing"))
         self.socket.close(linger=0)
 
     def _put(self, message: ToController) -> bool:
         return send_now(self.socket, _encoder.encode(message))
 
-    async def _reach(self, ask: Ask) -> None:
-        while not self._put(ask):  # noqa: ASYNC110 - no event tells that a controller came
+    async def _reach(self, ask: Ask, future: asyncio.Future[Answer]) -> None:
+        while not (future.done() or self._put(ask)):  # noqa: ASYNC110 - no event tells that a controller came
             await asyncio.sleep(SEND_AGAIN_S)
 
     async def _read_on(self) -> None:

@@ -10,7 +10,7 @@ import zmq
 from paceline.transport.authenticator import Authenticator
 from paceline.transport.keys import KeyPair
 from paceline.transport.link import LINK_MESSAGES, MAX_FRAME_BYTES, Link
-from paceline.transport.sockets import Context, Socket, bind_fresh, bound, guard, ipc_path
+from paceline.transport.sockets import Context, Socket, bind_fresh, bound, guard, retire
 from paceline.types.ids import Epoch
 
 
@@ -73,10 +73,7 @@ class Door:
     def close(self) -> None:
         """Closes the accepted link's socket too. Safe to repeat."""
         self.authenticator.forget(self._domain)
-        self._socket.close(linger=0)
-        path = ipc_path(self.address)
-        if path is not None:
-            path.unlink(missing_ok=True)
+        retire(self._socket, self.address)
 
     def __enter__(self) -> Door:
         return self

@@ -28,7 +28,7 @@ from paceline.transport.sockets import (
     bound,
     connect,
     guard,
-    ipc_path,
+    retire,
     send_now,
     unlock,
 )
@@ -114,10 +114,7 @@ class FrontServer:
     def close(self) -> None:
         """Safe to repeat."""
         self._authenticator.forget(self._domain)
-        self.socket.close(linger=0)
-        path = ipc_path(self.address)
-        if path is not None:
-            path.unlink(missing_ok=True)
+        retire(self.socket, self.address)
 
     def __enter__(self) -> FrontServer:
         return self

@@ -111,6 +111,16 @@ def send_now(socket: zmq.asyncio.Socket, payload: bytes) -> bool:
     return sent.done() and sent.exception() is None
 
 
+def retire(socket: Socket, address: str) -> None:
+    """Close a bound socket and remove its file, which libzmq leaves behind. Safe to repeat."""
+    if socket.closed:
+        return
+    socket.close(linger=0)
+    path = ipc_path(address)
+    if path is not None:
+        path.unlink(missing_ok=True)
+
+
 def ipc_path(address: str) -> Path | None:
     return Path(address.removeprefix("ipc://")) if address.startswith("ipc://") else None
 

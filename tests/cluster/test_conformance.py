@@ -63,6 +63,7 @@ def test_a_launch_brings_a_process_and_its_repetition_no_second(harness: Harness
         launch(harness, "plain-1", memory=7)
     launched(harness, "plain-2")
     facts = harness.facts()
+    assert facts.exits == ()
     assert [(p.runner_id, p.memory_bytes) for p in facts.processes] == [
         ("plain-1", 7),
         ("plain-2", 1),

@@ -46,7 +46,7 @@ class FakeLine:
         self._unsampled: set[int] = set()
         self._memory: dict[tuple[int, int], int] = {}
         self._ids: dict[int, list[int]] = {}
-        self._emitted: dict[int, int] = {}
+        self.emitted: dict[int, int] = {}
         self.last_number = -1
         self.admissions: list[Admission] = []
 
@@ -100,10 +100,10 @@ class FakeLine:
     def run(self) -> Sampled:
         step = self._steps.popleft()
         for slot in step.freed:
-            del self._ids[slot], self._emitted[slot]
+            del self._ids[slot], self.emitted[slot]
         for admission in step.admitted:
             self._ids[admission.slot] = [*admission.prompt_ids, *admission.emitted_ids]
-            self._emitted[admission.slot] = len(admission.emitted_ids)
+            self.emitted[admission.slot] = len(admission.emitted_ids)
         ids = iter(step.token_ids)
         tokens = []
         for span in step.spans:
@@ -116,9 +116,9 @@ class FakeLine:
     def _sample(self, span: Span) -> SampledToken:
         seen = [self._memory[self._place(span, row)] for row in range(span.start + span.count)]
         assert seen == self._ids[span.slot], "pages do not hold the ids of the stream"
-        token = SampledToken(span.slot, self._emitted[span.slot], next_id(seen))
+        token = SampledToken(span.slot, self.emitted[span.slot], next_id(seen))
         self._ids[span.slot].append(token.id)
-        self._emitted[span.slot] += 1
+        self.emitted[span.slot] += 1
         self._unsampled.discard(span.slot)
         return token
 

@@ -34,18 +34,19 @@ def line_of(batches: int = 1, budget: int = 512) -> FakeLine:
     return FakeLine(row_budget=budget, batches_in_flight=batches)
 
 
-def fill(scheduler: Scheduler, line: FakeLine) -> list[Step]:
-    steps = []
-    while (step := scheduler.schedule()) is not None:
+def fill(scheduler: Scheduler, line: FakeLine, limit: int = 100) -> list[Step]:
+    steps: list[Step] = []
+    while len(steps) < limit and (step := scheduler.schedule()) is not None:
         line.send(step)
         steps.append(step)
     return steps
 
 
-def drain(scheduler: Scheduler, line: FakeLine, limit: int = 2000) -> list[Completion]:
+def drain(scheduler: Scheduler, line: FakeLine, at_once: bool = True) -> list[Completion]:
+    """Runs to the end, with as many steps in flight as allowed or with one."""
     completions = []
-    for _ in range(limit):
-        fill(scheduler, line)
+    for _ in range(4000):
+        fill(scheduler, line, limit=100 if at_once else 1)
         if not line.in_flight:
             break
         completions.append(scheduler.complete(line.run()))
@@ -147,6 +148,19 @@ def test_decode_rows_are_spread_over_the_batches_in_flight() -> None:
         scheduler.complete(line.run())
         (step,) = fill(scheduler, line)
         assert len(step.spans) == 2
+
+
+def test_who_was_stepped_least_recently_is_next() -> None:
+    scheduler = make(batches_in_flight=4)
+    line = line_of(4)
+    for i in range(8):
+        scheduler.submit(record(f"s{i}", max_tokens=10))
+    fill(scheduler, line, limit=1)
+    scheduler.complete(line.run())
+    for _ in range(4 * 5):
+        fill(scheduler, line, limit=1)
+        scheduler.complete(line.run())
+    assert [line.emitted[slot] for slot in range(8)] == [6] * 8
 
 
 def test_a_step_for_freed_slots_alone_waits_for_an_empty_line() -> None:
@@ -431,19 +445,45 @@ def test_pages_of_a_cancelled_stream_wait_for_the_steps_that_name_them() -> None
     assert emitted(drain(scheduler, line), "b") == answer(record("b", prompt=100), 1024)[0]
 
 
+@pytest.mark.parametrize("at_once", [True, False])
 @pytest.mark.parametrize("batches", [1, 2, 3])
-def test_when_pages_run_out_the_last_comer_gives_way_and_loses_nothing(batches: int) -> None:
+def test_when_pages_run_out_the_last_comer_gives_way_and_loses_nothing(
+    batches: int, at_once: bool
+) -> None:
     scheduler = make(pages=8, batches_in_flight=batches)
-    line = line_of(batches=batches)
+    line = line_of(batches)
     records = [record(f"s{i}", prompt=40 + i, max_tokens=200) for i in range(6)]
     for each in records:
         scheduler.submit(each)
-    completions = drain(scheduler, line, limit=4000)
+    completions = drain(scheduler, line, at_once=at_once)
     for each in records:
         assert emitted(completions, each.stream_id) == answer(each, 1024)[0]
     prompts = [admission.prompt_ids for admission in line.admissions]
     assert len(prompts) > len(records), "nobody had to give way: the test is too easy"
     assert prompts.count(records[0].prompt_ids) == 1, "the oldest gave way"
+
+
+def test_who_gave_way_waits_at_the_head_of_the_queue() -> None:
+    scheduler = make(pages=8)
+    line = line_of()
+    for i in range(8):
+        scheduler.submit(record(f"s{i}", prompt=60, max_tokens=200))
+    completions = drain(scheduler, line)
+    assert len(line.admissions) > 8
+    assert [end.stream_id for end in ends(completions)] == [f"s{i}" for i in range(8)]
+
+
+def test_a_newcomer_leaves_a_page_for_each_that_runs() -> None:
+    scheduler = make(pages=3)
+    line = line_of()
+    scheduler.submit(record("a", prompt=60, max_tokens=60))
+    fill(scheduler, line)
+    scheduler.submit(record("b", prompt=100))
+    scheduler.complete(line.run())
+    fill(scheduler, line)
+    assert (scheduler.running, scheduler.waiting, scheduler.pages_free) == (1, 1, 2)
+    assert len(ends(drain(scheduler, line))) == 2
+    assert len(line.admissions) == 2
 
 
 def test_the_fake_model_is_not_trivial() -> None:

@@ -1,0 +1,323 @@
+"""The commands. Each asks, prints and gives an exit code: 0 done, 1 failed, 2 used wrongly."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from paceline import __version__
+from paceline.checkpoint import DEFAULT_MODEL
+from paceline.cli import doctor as examination
+from paceline.cli import models as store
+from paceline.cli import run as running
+from paceline.cli import show
+from paceline.cli import up as upping
+from paceline.cli.api import Api, running_cluster
+from paceline.cli.sizes import parse_bytes
+from paceline.cluster.local.options import DEFAULT_HOST, DEFAULT_PORT, UpOptions
+from paceline.process.home import Home
+from paceline.types.errors import PacelineError, Unavailable
+from paceline.types.states import Objective
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="Ordinary machines, one line: serve a language model over them.\n\n"
+    f"First steps: [bold]paceline run {DEFAULT_MODEL} 'Hello'[/bold], or "
+    f"[bold]paceline up --nodes 2 --model {DEFAULT_MODEL}[/bold] and any OpenAI client.",
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON value and nothing else.")]
+Model = Annotated[str, typer.Argument(help="A name that `paceline models` lists.")]
+MinNodes = Annotated[int, typer.Option(help="Use at least this many nodes.", min=1)]
+MaxNodes = Annotated[int | None, typer.Option(help="Use at most this many nodes.", min=1)]
+Dtype = Annotated[str, typer.Option(help="How weights are held: auto or float32.")]
+KvTokens = Annotated[int | None, typer.Option(help="Tokens of KV for all streams together.")]
+
+
+class _Target:
+    """Which home, and which cluster if not the one that runs there."""
+
+    home = Home()
+    url: str | None = None
+    api_key: str | None = None
+
+
+@app.callback()
+def _global(
+    home: Annotated[
+        Path | None, typer.Option(help="PACELINE_HOME; ~/.paceline by default.")
+    ] = None,
+    url: Annotated[
+        str | None, typer.Option(envvar="PACELINE_URL", help="A cluster that runs elsewhere.")
+    ] = None,
+    api_key: Annotated[
+        str | None, typer.Option(envvar="PACELINE_API_KEY", help="The key it asks for.")
+    ] = None,
+) -> None:
+    _Target.home, _Target.url, _Target.api_key = Home(home), url, api_key
+
+
+def _api() -> Api:
+    api = running_cluster(_Target.home, _Target.url, _Target.api_key)
+    if api is None:
+        raise Unavailable("no cluster is running here; `paceline up` starts one")
+    return api
+
+
+def _print(value: Any, as_json: bool, columns: Any, empty: str) -> None:
+    if as_json:
+        show.as_json(value)
+    else:
+        show.table(columns, value, empty)
+
+
+# --- the cluster -----------------------------------------------------------------------------------
+
+
+@app.command()
+def up(
+    nodes: Annotated[int, typer.Option(help="Virtual nodes on this machine.", min=1)] = 1,
+    node_memory: Annotated[
+        str | None, typer.Option(help="What each offers, such as 2GiB; default: an equal share.")
+    ] = None,
+    model: Annotated[list[str] | None, typer.Option(help="Serve this model; repeatable.")] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = DEFAULT_HOST,
+    port: Annotated[int, typer.Option(help="Port to listen on; 0: any.", min=0)] = DEFAULT_PORT,
+) -> None:
+    """Start a local cluster here and show what happens in it, until Ctrl-C."""
+    options = UpOptions(
+        home=str(_Target.home.path),
+        nodes=nodes,
+        node_memory=None if node_memory is None else parse_bytes(node_memory),
+        host=host,
+        port=port,
+    )
+    raise typer.Exit(upping.up(options, model or [], _Target.api_key))
+
+
+@app.command()
+def down(json: Json = False) -> None:
+    """End the cluster that runs in this home."""
+    pid = upping.down(_Target.home)
+    if json:
+        show.as_json({"ended": pid})
+    else:
+        show.out.print("no cluster was running" if pid is None else f"ended (process {pid})")
+
+
+@app.command()
+def status(json: Json = False) -> None:
+    """What is served, by whom, and why what is not ready is not."""
+    found = _api().get("/api/status")
+    if json:
+        show.as_json(found)
+        return
+    show.table(show.NODES, found["nodes"], "no nodes")
+    for instance in found["instances"]:
+        show.out.print()
+        show.table(show.INSTANCES, [instance], "")
+        show.sentences(instance["reasons"])
+        show.table(show.RUNNERS, instance["runners"], "  no runners")
+    show.sentences(found["sentences"], indent="")
+
+
+@app.command()
+def nodes(json: Json = False) -> None:
+    """The nodes, what they offer and what of it is reserved."""
+    _print(_api().get("/api/nodes"), json, show.NODES, "no nodes")
+
+
+@app.command()
+def events(
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as they happen.")] = False,
+    since: Annotated[int, typer.Option(help="Only events after this number.")] = 0,
+    json: Json = False,
+) -> None:
+    """Every decision of the controller, a sentence each."""
+    api = _api()
+    if not follow:
+        found = api.get("/api/events", follow="false", since=since)
+        if json:
+            show.as_json(found)
+            return
+        for event in found:
+            show.out.print(show.event_line(event), markup=False)
+        return
+    for event in api.events(f"/api/events?since={since}"):
+        if json:
+            show.as_json(event)
+        else:
+            show.out.print(show.event_line(event), markup=False)
+
+
+@app.command()
+def doctor(json: Json = False) -> None:
+    """Check this machine: what works, what does not, what to do."""
+    findings = examination.examine(_Target.home)
+    if json:
+        show.as_json(findings)
+    else:
+        for finding in findings:
+            mark = "[green]ok[/green]  " if finding.ok else "[red]bad[/red] "
+            show.out.print(f"{mark} [bold]{finding.check:<9}[/bold]", end=" ")
+            show.out.print(finding.finding, markup=False)
+    if not all(finding.ok for finding in findings):
+        raise typer.Exit(1)
+
+
+# --- instances -------------------------------------------------------------------------------------
+
+
+@app.command()
+def ps(json: Json = False) -> None:
+    """The instances and the line each runs on."""
+    _print(_api().get("/api/instances"), json, show.INSTANCES, "no instances")
+
+
+@app.command()
+def place(
+    model: Model,
+    min_nodes: MinNodes = 1,
+    max_nodes: MaxNodes = None,
+    objective: Annotated[Objective, typer.Option(help="What to minimise.")] = Objective.LATENCY,
+    dtype: Dtype = "auto",
+    kv_tokens: KvTokens = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be.")] = False,
+    json: Json = False,
+) -> None:
+    """Ask for an instance of a model, or with --dry-run see where it would go and why."""
+    api = _api()
+    wish = {
+        "model": model,
+        "min_nodes": min_nodes,
+        "max_nodes": max_nodes,
+        "objective": objective.value,
+        "dtype": dtype,
+        "kv_tokens": kv_tokens,
+    }
+    if not dry_run:
+        made = api.post("/api/instances", wish)
+        _print([made] if not json else made, json, show.INSTANCES, "")
+        return
+    found = api.get("/api/placements", **wish)
+    if json:
+        show.as_json(found)
+    else:
+        if found["placement"]:
+            show.table(show.SEATS, found["placement"]["seats"], "")
+        show.sentences(found["reasons"], indent="")
+    if not found["placement"]:
+        raise typer.Exit(1)
+
+
+@app.command()
+def rm(
+    instance: Annotated[str, typer.Argument(help="An id that `paceline ps` lists.")],
+    json: Json = False,
+) -> None:
+    """End an instance; its runners drain and go."""
+    gone = _api().delete(f"/api/instances/{instance}")
+    if json:
+        show.as_json(gone)
+    else:
+        show.out.print(f"{gone['id']} is {gone['state']}")
+
+
+@app.command()
+def run(
+    model: Model,
+    prompt: Annotated[str | None, typer.Argument(help="The question; default: stdin.")] = None,
+    system: Annotated[str | None, typer.Option(help="A system message before it.")] = None,
+    nodes: Annotated[
+        int | None, typer.Option(help="Use a cluster of our own, of this many nodes.", min=1)
+    ] = None,
+    min_nodes: MinNodes = 1,
+    max_nodes: MaxNodes = None,
+    dtype: Dtype = "auto",
+    temperature: Annotated[float | None, typer.Option(help="0 is greedy.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="End after so many.", min=1)] = None,
+    seed: Annotated[int | None, typer.Option(help="The same seed, the same answer.")] = None,
+    json: Json = False,
+) -> None:
+    """Ask one question, in the running cluster or in one started for it."""
+    show.quiet = json
+    question = running.Question(
+        model=model,
+        prompt=running.prompt_from(prompt),
+        system=system,
+        min_nodes=min_nodes,
+        max_nodes=max_nodes,
+        dtype=dtype,
+        temperature=temperature,
+        max_tokens=max_tokens,
+        seed=seed,
+    )
+    api = running_cluster(_Target.home, _Target.url, _Target.api_key)
+    answered = running.run(_Target.home, api, nodes, question)
+    if json:
+        show.as_json(answered)
+    else:
+        show.err.print(running.closing_line(answered.timings), style="dim", markup=False)
+
+
+# --- models ----------------------------------------------------------------------------------------
+
+
+@app.command()
+def models(json: Json = False) -> None:
+    """The models in the store, and those that can be pulled."""
+    _print(store.list_models(_Target.home), json, store.MODELS, "no models")
+
+
+@app.command()
+def pull(model: Model, json: Json = False) -> None:
+    """Fetch a model into the store."""
+    path = store.ensure_model(model, _Target.home)
+    show.as_json({"model": model, "path": str(path)}) if json else show.out.print(
+        f"{model}: {path}"
+    )
+
+
+@app.command("import")
+def import_(
+    path: Annotated[Path, typer.Argument(help="A GGUF file, or a Hugging Face directory.")],
+    name: Annotated[str | None, typer.Option(help="Its name in the store.")] = None,
+    json: Json = False,
+) -> None:
+    """Take a model from disk into the store."""
+    made = store.import_path(path, name, _Target.home)
+    if json:
+        show.as_json({"model": made.name, "path": str(made)})
+    else:
+        show.out.print(f"{made.name}: {made}")
+
+
+@app.command()
+def version() -> None:
+    """The version of Paceline."""
+    show.out.print(__version__)
+
+
+def main() -> None:
+    """Entry point: errors that we expect are a sentence and exit code 1, never a traceback."""
+    try:
+        app()
+    except PacelineError as error:
+        if "--json" in sys.argv:
+            message = {"error": {"code": error.code, "message": str(error)}}
+            sys.stdout.write(msgspec.json.encode(message).decode() + "\n")
+        show.err.print(f"paceline: {error}", markup=False, style="red")
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()
