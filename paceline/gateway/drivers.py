@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable
 
 from paceline.gateway.driver import Driver, LiveStream
-from paceline.gateway.errors import Overloaded
+from paceline.gateway.errors import Overloaded, StreamFailed
 from paceline.gateway.links import Dial, Links
 from paceline.gateway.metrics import Metrics
 from paceline.gateway.recovery import (
@@ -119,8 +119,8 @@ class Drivers:
 
     async def _attend(self) -> None:
         while True:
-            homeless = self._look()
             self._wake.clear()
+            homeless = self._look()
             try:
                 async with asyncio.timeout(HURRY_S if homeless else self._settings.tick_s):
                     await self._wake.wait()
@@ -134,7 +134,11 @@ class Drivers:
         self._looked_at = now
         self._links.dial_new(self.table.routes.values())
         for live in tuple(self._lives.values()):
-            self._look_after(live, now)
+            try:
+                self._look_after(live, now)
+            except Exception:  # what ails one stream must not end the others
+                log.exception("a stream could not be looked after", stream=live.stream.stream_id)
+                self._give_up(live, StreamFailed("the gateway failed; its log says how"))
         if now - self._renewed_at >= self._settings.renew_s:
             self._renewed_at = now
             self._links.renew()

@@ -25,6 +25,10 @@ class ModelNotFound(NotFound):
     code = "model_not_found"
 
 
+class NoChatTemplate(InvalidRequest):
+    code = "chat_template_missing"
+
+
 class InvalidApiKey(PacelineError):
     code = "invalid_api_key"
 
@@ -72,6 +76,7 @@ _INVALID = "invalid_request_error"
 SHAPES: dict[str, Shape] = {
     "invalid_request": Shape(400, _INVALID),
     "context_length_exceeded": Shape(400, _INVALID),
+    "chat_template_missing": Shape(400, _INVALID),
     "invalid_api_key": Shape(401, _INVALID),
     "not_found": Shape(404, _INVALID),
     "model_not_found": Shape(404, _INVALID),

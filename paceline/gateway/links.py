@@ -84,16 +84,21 @@ class Links:
         self._drivers.pop(key).link.close()
 
     async def _read(self, driver: Driver) -> None:
-        while not driver.over:
-            try:
+        try:
+            while not driver.over:
                 message = await driver.link.receive()
-            except TransportError as error:
-                log.warning("link to driver broke", instance=driver.route.instance, why=str(error))
-                driver.broken = str(error)
-                self._wake()
-            else:
                 if driver.heed(message, self._clock()):
                     self._wake()
+        except TransportError as error:
+            self._broke(driver, error)
+        except Exception as error:  # one driver's nonsense must not end the others' streams
+            log.exception("a driver's message could not be handled")
+            self._broke(driver, error)
+
+    def _broke(self, driver: Driver, error: Exception) -> None:
+        log.warning("link to driver broke", instance=driver.route.instance, why=str(error))
+        driver.broken = str(error) or type(error).__name__
+        self._wake()
 
 
 def _key(route: Route) -> _Key:

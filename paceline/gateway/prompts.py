@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from paceline.checkpoint.chat import no_chat_template
-from paceline.gateway.errors import InvalidField
+from paceline.gateway.errors import InvalidField, NoChatTemplate
 from paceline.gateway.library import ModelText
 from paceline.gateway.requests import AnyRequest, ChatRequest, CompletionRequest, Message
 from paceline.types.errors import InvalidRequest
@@ -38,7 +38,7 @@ async def prompts_of(request: AnyRequest, text: ModelText, inline_chars: int) ->
 async def _chat(request: ChatRequest, text: ModelText, inline_chars: int) -> tuple[Ids, ...]:
     template = text.template
     if template is None:
-        raise no_chat_template(text.name)
+        raise NoChatTemplate(str(no_chat_template(text.name)))
     if not request.messages:
         raise InvalidField("messages", "messages must hold at least one message")
     messages = [_plain_message(i, message) for i, message in enumerate(request.messages)]

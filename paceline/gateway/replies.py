@@ -56,6 +56,10 @@ class Reply:
             return DONE
         return sse({**self._chunk([]), "usage": self._generation.usage}) + DONE
 
+    def _prompt_ids(self) -> dict[str, Any]:
+        """vLLM's extension `return_token_ids`; of several prompts, the first."""
+        return {"prompt_token_ids": self._generation.work.prompts[0]} if self._with_ids else {}
+
     def whole(self, parts: Mapping[int, list[Delta]]) -> bytes:
         choices = [self._whole_choice(index, _joined(parts[index])) for index in sorted(parts)]
         head = self._head(self.whole_object)

@@ -121,18 +121,30 @@ REFUSED: Mapping[str, tuple[Any, ...]] = {
 """Fields that would change what the answer means and are not supported, each with the values
 that ask for nothing. Other unknown fields are ignored."""
 
+T = TypeVar("T")
 R = TypeVar("R", bound=Request)
 
 
 def decode(body: bytes, kind: type[R]) -> R:
     """Raises InvalidField: malformed JSON, a missing or mistyped field, one that is refused."""
+    raw = json_object(body)
+    _refuse(raw)
+    return converted(raw, kind)
+
+
+def json_object(body: bytes) -> dict[str, Any]:
+    """Raises InvalidField for what is no JSON object."""
     try:
         raw = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidField(None, f"the body is not valid JSON: {error}") from error
     if not isinstance(raw, dict):
         raise InvalidField(None, "the body must be a JSON object")
-    _refuse(raw)
+    return raw
+
+
+def converted(raw: dict[str, Any], kind: type[T]) -> T:
+    """Raises InvalidField, which names the field that is missing or of a wrong type."""
     try:
         return msgspec.convert(raw, type=kind)
     except msgspec.ValidationError as error:

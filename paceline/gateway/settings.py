@@ -46,10 +46,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     retry_max_s: float = 4.0
     tick_s: float = 0.25
 
-    ask_s: float = 10.0
+    ask_s: float = 5.0
     """How long the controller may take to answer an admin call."""
     events_poll_s: float = 0.5
     inline_chars: int = 16_384
     """Prompts of more characters are rendered and tokenised in a thread."""
-    stop_s: float = 1.5
+    beat_s: float = 0.5
+    stop_s: float = 0.4
     """Grace for running requests when the gateway stops."""

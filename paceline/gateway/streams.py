@@ -112,11 +112,10 @@ class Stream:
         if token.position > position:
             return Verdict.GAP
         self.emitted_ids.append(token.id)
-        past_minimum = position >= self.params.min_tokens
-        if past_minimum and token.id in self._end_ids:
+        if token.id in self._end_ids:
             self._end(FinishReason.STOP)
             return Verdict.ACCEPTED
-        self._read(token, past_minimum)
+        self._read(token, look_for_stops=position >= self.params.min_tokens)
         if self._stops.stopped is not None:
             self._end(FinishReason.STOP)
         elif len(self.emitted_ids) >= self.params.max_tokens:
@@ -148,7 +147,7 @@ class Stream:
         self._end_told = self.ended
         return delta
 
-    def _read(self, token: Token, look_for_stops: bool) -> None:
+    def _read(self, token: Token, *, look_for_stops: bool) -> None:
         if self.params.logprobs is not None:
             self._entries.append(TokenEntry(token, self._read_chars))
         text = self._detokenizer.add(token.id)

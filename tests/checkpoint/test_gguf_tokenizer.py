@@ -41,7 +41,14 @@ def test_ids_of_the_real_model_are_llama_cpps() -> None:
 
 def test_the_kinds_differ_where_it_matters() -> None:
     """Else the recorded ids could not tell one pre-tokeniser from another."""
-    one_of_each = ["bpe gpt-2", "bpe smollm", "bpe default", "bpe llama-bpe", "bpe qwen2", "bpe tekken"]
+    one_of_each = [
+        "bpe gpt-2",
+        "bpe smollm",
+        "bpe default",
+        "bpe llama-bpe",
+        "bpe qwen2",
+        "bpe tekken",
+    ]
     assert len({str(RECORDED[kind]) for kind in one_of_each}) == len(one_of_each)
 
 

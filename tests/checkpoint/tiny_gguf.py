@@ -72,7 +72,7 @@ def write_gguf(
     vocab: Vocab,
     quantisation: gguf.GGMLQuantizationType = gguf.GGMLQuantizationType.F32,
 ) -> Path:
-    """`settings` are keys under the architecture, or full keys when they hold a namespace `/`.
+    """`settings` are keys under the architecture, or whole keys when they begin with a slash.
 
     Matrices are stored in `quantisation`, vectors in float32.
     """
@@ -94,14 +94,20 @@ def write_gguf(
     return path
 
 
-def tokenizer_gguf(path: Path, vocab: Vocab) -> Path:
-    """The smallest Llama that llama.cpp loads: for its tokenizer."""
+def tokenizer_gguf(
+    path: Path,
+    vocab: Vocab,
+    settings: Mapping[str, Any] = {},
+    arch: str = "llama",
+    tensors: Mapping[str, NDArray[Any]] = {},
+) -> Path:
+    """The smallest Llama that llama.cpp loads, for its tokenizer; with what a test changes."""
     width, rows = 32, len(vocab.tokens)
     names = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
-    tensors = {f"blk.0.{name}.weight": np.zeros((width, width)) for name in names}
-    tensors |= {f"blk.0.{name}.weight": np.ones(width) for name in ("attn_norm", "ffn_norm")}
-    tensors |= {"output_norm.weight": np.ones(width), "token_embd.weight": np.zeros((rows, width))}
-    settings = {
+    weights = {f"blk.0.{name}.weight": np.zeros((width, width)) for name in names}
+    weights |= {f"blk.0.{name}.weight": np.ones(width) for name in ("attn_norm", "ffn_norm")}
+    weights |= {"output_norm.weight": np.ones(width), "token_embd.weight": np.zeros((rows, width))}
+    known = {
         "block_count": 1,
         "context_length": 128,
         "embedding_length": width,
@@ -110,7 +116,8 @@ def tokenizer_gguf(path: Path, vocab: Vocab) -> Path:
         "attention.layer_norm_rms_epsilon": 1e-5,
         "rope.dimension_count": width,
     }
-    return write_gguf(path, "llama", settings, tensors, vocab, gguf.GGMLQuantizationType.F16)
+    f16 = gguf.GGMLQuantizationType.F16
+    return write_gguf(path, arch, {**known, **settings}, {**weights, **tensors}, vocab, f16)
 
 
 def read_recorded(name: str) -> Any:
