@@ -1,4 +1,4 @@
-"""A cluster for one command: in a home of its own over the models of the user's, gone afterwards."""
+"""A cluster for one command: in a home of its own, over the user's models, gone afterwards."""
 
 from __future__ import annotations
 

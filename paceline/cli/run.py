@@ -1,4 +1,4 @@
-"""`paceline run`: one question, one answer, from a running cluster or from one made for this call."""
+"""`paceline run`: one question, answered by a running cluster or by one made for this call."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def ready_instance(api: Api, question: Question) -> show.Row:
             show.err.print(f"{found['state']}: {said}", markup=False, style="dim")
         time.sleep(POLL_S)
         found = api.get(f"/api/instances/{found['id']}")
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def _existing(api: Api, question: Question) -> show.Row | None:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import msgspec
 
+from paceline.checkpoint.tokenizer import Tokenizer
 from paceline.gateway.generation import Generation
 from paceline.gateway.logprobs import chat_logprobs, completion_logprobs
 from paceline.gateway.requests import AnyRequest
-from paceline.gateway.streams import Delta
+from paceline.gateway.streams import Delta, TokenEntry
 
 _encode = msgspec.json.encode
 
 DONE = b"data: [DONE]\n\n"
 KEEP_ALIVE = b": keep-alive\n\n"
+
+Choice = dict[str, Any]
 
 
 def sse(data: Any) -> bytes:
@@ -25,12 +28,16 @@ def sse(data: Any) -> bytes:
 
 
 class Reply:
-    """What the two kinds of answer share. `system_fingerprint` is the numerics id: equal ones
-    promise equal tokens."""
+    """What the two kinds of answer share.
+
+    `system_fingerprint` is the numerics id: equal ones promise equal tokens. `return_token_ids`
+    adds, as vLLM does, the choices' `token_ids` and the `prompt_token_ids`.
+    """
 
     id_prefix: ClassVar[str]
     whole_object: ClassVar[str]
     chunk_object: ClassVar[str]
+    shape_logprobs: ClassVar[Callable[[Sequence[TokenEntry], Tokenizer], dict[str, Any]]]
 
     def __init__(self, request: AnyRequest, generation: Generation) -> None:
         options = request.stream_options
@@ -42,9 +49,10 @@ class Reply:
 
     def opening(self) -> bytes:
         """Chunks that come before any text."""
-        return b""
+        return sse({**self._chunk([]), **self._prompt_ids()}) if self._with_ids else b""
 
     def chunks(self, gained: Iterable[tuple[int, Delta]]) -> bytes:
+        """The events of these deltas; none where they show nothing."""
         return b"".join(
             sse(self._chunk([choice]))
             for index, delta in gained
@@ -56,16 +64,25 @@ class Reply:
             return DONE
         return sse({**self._chunk([]), "usage": self._generation.usage}) + DONE
 
-    def _prompt_ids(self) -> dict[str, Any]:
-        """vLLM's extension `return_token_ids`; of several prompts, the first."""
-        return {"prompt_token_ids": self._generation.work.prompts[0]} if self._with_ids else {}
-
     def whole(self, parts: Mapping[int, list[Delta]]) -> bytes:
+        """The answer in one piece, from all deltas of each choice."""
         choices = [self._whole_choice(index, _joined(parts[index])) for index in sorted(parts)]
-        head = self._head(self.whole_object)
-        return _encode({**head, "choices": choices, "usage": self._generation.usage})
+        return _encode(
+            {
+                **self._head(self.whole_object),
+                "choices": choices,
+                "usage": self._generation.usage,
+                **self._prompt_ids(),
+            }
+        )
 
-    def _chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
+    def _chunk_choices(self, index: int, delta: Delta) -> list[Choice]:
+        raise NotImplementedError
+
+    def _whole_choice(self, index: int, delta: Delta) -> Choice:
+        raise NotImplementedError
+
+    def _chunk(self, choices: list[Choice]) -> dict[str, Any]:
         chunk = {**self._head(self.chunk_object), "choices": choices}
         return {**chunk, "usage": None} if self._with_usage else chunk
 
@@ -79,91 +96,74 @@ class Reply:
             "system_fingerprint": generation.numerics_id,
         }
 
-    def _ids(self, index: int, delta: Delta, *, with_prompt: bool) -> dict[str, Any]:
-        """vLLM's extension `return_token_ids`."""
+    def _choice(self, index: int, delta: Delta, content: dict[str, Any]) -> Choice:
+        choice = {
+            "index": index,
+            **content,
+            "logprobs": self._logprobs(delta),
+            "finish_reason": delta.finish_reason,
+        }
+        return {**choice, "token_ids": delta.ids} if self._with_ids else choice
+
+    def _shows(self, delta: Delta) -> bool:
+        return bool(delta.text or delta.entries or (self._with_ids and delta.ids))
+
+    def _logprobs(self, delta: Delta) -> dict[str, Any] | None:
+        if not self._with_logprobs:
+            return None
+        return type(self).shape_logprobs(delta.entries, self._generation.work.text.tokenizer)
+
+    def _prompt_ids(self) -> dict[str, Any]:
+        """Of one prompt its ids, of several a list of them each."""
         if not self._with_ids:
             return {}
-        prompt = self._generation.lives[index].stream.prompt_ids if with_prompt else None
-        return {"token_ids": delta.ids, **({"prompt_token_ids": prompt} if with_prompt else {})}
-
-    def _chunk_choices(self, index: int, delta: Delta) -> list[dict[str, Any]]:
-        raise NotImplementedError
-
-    def _whole_choice(self, index: int, delta: Delta) -> dict[str, Any]:
-        raise NotImplementedError
+        prompts = self._generation.work.prompts
+        return {"prompt_token_ids": prompts[0] if len(prompts) == 1 else prompts}
 
 
 class ChatReply(Reply):
     id_prefix = "chatcmpl"
     whole_object = "chat.completion"
     chunk_object = "chat.completion.chunk"
+    shape_logprobs = chat_logprobs
 
     def opening(self) -> bytes:
         delta = {"role": "assistant", "content": ""}
-        return b"".join(
-            sse(
-                self._chunk([{"index": i, "delta": delta, "logprobs": None, "finish_reason": None}])
-            )
-            for i in range(len(self._generation.lives))
-        )
+        choices = [
+            {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
+            for index in range(len(self._generation.lives))
+        ]
+        return super().opening() + b"".join(sse(self._chunk([choice])) for choice in choices)
 
-    def _chunk_choices(self, index: int, delta: Delta) -> list[dict[str, Any]]:
+    def _chunk_choices(self, index: int, delta: Delta) -> list[Choice]:
         """The end comes in a chunk of its own, as clients know it."""
         choices = []
-        if delta.text or delta.entries or (self._with_ids and delta.ids):
-            choices.append(
-                {
-                    "index": index,
-                    "delta": {"content": delta.text},
-                    "logprobs": self._logprobs(delta),
-                    "finish_reason": None,
-                    **self._ids(index, delta, with_prompt=False),
-                }
-            )
+        if self._shows(delta):
+            text = msgspec.structs.replace(delta, finish_reason=None)
+            choices.append(self._choice(index, text, {"delta": {"content": delta.text}}))
         if delta.finish_reason is not None:
-            reason = delta.finish_reason.value
-            choices.append({"index": index, "delta": {}, "logprobs": None, "finish_reason": reason})
+            end = {"index": index, "delta": {}, "logprobs": None}
+            choices.append({**end, "finish_reason": delta.finish_reason})
         return choices
 
-    def _whole_choice(self, index: int, delta: Delta) -> dict[str, Any]:
-        return {
-            "index": index,
-            "message": {"role": "assistant", "content": delta.text, "refusal": None},
-            "logprobs": self._logprobs(delta),
-            "finish_reason": delta.finish_reason,
-            **self._ids(index, delta, with_prompt=True),
-        }
-
-    def _logprobs(self, delta: Delta) -> dict[str, Any] | None:
-        if not self._with_logprobs:
-            return None
-        return chat_logprobs(delta.entries, self._generation.work.text.tokenizer)
+    def _whole_choice(self, index: int, delta: Delta) -> Choice:
+        message = {"role": "assistant", "content": delta.text, "refusal": None}
+        return self._choice(index, delta, {"message": message})
 
 
 class CompletionReply(Reply):
     id_prefix = "cmpl"
     whole_object = "text_completion"
     chunk_object = "text_completion"
+    shape_logprobs = completion_logprobs
 
-    def _chunk_choices(self, index: int, delta: Delta) -> list[dict[str, Any]]:
-        shows = delta.text or delta.entries or delta.finish_reason or self._with_ids
-        return [self._choice(index, delta, with_prompt=False)] if shows else []
+    def _chunk_choices(self, index: int, delta: Delta) -> list[Choice]:
+        if self._shows(delta) or delta.finish_reason is not None:
+            return [self._whole_choice(index, delta)]
+        return []
 
-    def _whole_choice(self, index: int, delta: Delta) -> dict[str, Any]:
-        return self._choice(index, delta, with_prompt=True)
-
-    def _choice(self, index: int, delta: Delta, *, with_prompt: bool) -> dict[str, Any]:
-        logprobs = None
-        if self._with_logprobs:
-            tokenizer = self._generation.work.text.tokenizer
-            logprobs = completion_logprobs(delta.entries, tokenizer)
-        return {
-            "index": index,
-            "text": delta.text,
-            "logprobs": logprobs,
-            "finish_reason": delta.finish_reason,
-            **self._ids(index, delta, with_prompt=with_prompt),
-        }
+    def _whole_choice(self, index: int, delta: Delta) -> Choice:
+        return self._choice(index, delta, {"text": delta.text})
 
 
 def _joined(deltas: list[Delta]) -> Delta:
@@ -171,5 +171,5 @@ def _joined(deltas: list[Delta]) -> Delta:
         text="".join(delta.text for delta in deltas),
         ids=tuple(id_ for delta in deltas for id_ in delta.ids),
         entries=tuple(entry for delta in deltas for entry in delta.entries),
-        finish_reason=deltas[-1].finish_reason if deltas else None,
+        finish_reason=deltas[-1].finish_reason,
     )

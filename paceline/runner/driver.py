@@ -142,13 +142,17 @@ class Driver:
 
     def _by_peer(self, completion: Completion) -> dict[bytes, tuple[list[Token], list[Finished]]]:
         shares: dict[bytes, tuple[list[Token], list[Finished]]] = {}
-        for place, items in enumerate((completion.tokens, completion.finished)):
-            for item in items:
-                held = self._held.get(item.stream_id)
-                if held is not None and held.attempt == item.attempt:
-                    share = shares.setdefault(held.peer, ([], []))
-                    share[place].append(item)  # type: ignore[arg-type]
+        for token in completion.tokens:
+            if (peer := self._waiting_for(token.stream_id, token.attempt)) is not None:
+                shares.setdefault(peer, ([], []))[0].append(token)
+        for end in completion.finished:
+            if (peer := self._waiting_for(end.stream_id, end.attempt)) is not None:
+                shares.setdefault(peer, ([], []))[1].append(end)
         return shares
+
+    def _waiting_for(self, stream_id: StreamId, attempt: int) -> bytes | None:
+        held = self._held.get(stream_id)
+        return held.peer if held is not None and held.attempt == attempt else None
 
     # --- upkeep --------------------------------------------------------------------------------
 

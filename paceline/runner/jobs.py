@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import msgspec
 
-from paceline.checkpoint.facts import read_config
 from paceline.checkpoint import Progress, Store, pull, read_eos_ids
+from paceline.checkpoint.facts import read_config
 from paceline.process.home import Home
 from paceline.runner.compute import Compute
 from paceline.types.tasks import Fetch, Load

@@ -6,6 +6,7 @@ to the controller in beats; nothing waits for the controller.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -111,7 +112,7 @@ class Runner:
         now = self._clock()
         until = min(self._beat_due, self._mailbox.next_deadline or self._beat_due)
         timeout = PUMP_S if self._rank else until - now
-        poller.poll(max(0.0, min(timeout, BEAT_S)) * 1000)
+        poller.poll(math.ceil(max(0.0, min(timeout, BEAT_S)) * 1000))
 
     def _read_control(self, now: float) -> None:
         for message in self._control.receive():

@@ -173,4 +173,4 @@ class Rank:
 def _tensor(rows: torch.Tensor) -> Tensor:
     """Rows [n, width] as bytes for the wire; the memory is shared, not copied."""
     array = rows.numpy()
-    return Tensor(str(array.dtype), array.shape, memoryview(array))
+    return Tensor(str(array.dtype), array.shape, array.data)

@@ -17,7 +17,7 @@ from paceline.checkpoint import ChatTemplate, Store, Tokenizer, import_gguf
 from paceline.checkpoint.gguf_file import GgufFile, GgufTensor
 from paceline.checkpoint.gguf_tensors import Rule, convert
 from paceline.types.errors import CheckpointError, InvalidRequest
-from tests.checkpoint.tiny_gguf import small_vocab, tokenizer_gguf, write_gguf
+from tests.checkpoint.tiny_gguf import small_vocab, tokenizer_gguf
 from tests.checkpoint.tiny_models import CASES, model_gguf, tiny_model
 
 
@@ -45,24 +45,11 @@ def test_matrices_are_float16_and_vectors_float32(tmp_path: Path) -> None:
 
 
 def test_rope_factors_that_are_no_llama3_are_kept(tmp_path: Path) -> None:
-    case, model = "llama", tiny_model("llama")
-    path = model_gguf(tmp_path / "m.gguf", case, model)
-    reader = gguf.GGUFReader(path)
-    tensors = {tensor.name: np.array(tensor.data) for tensor in reader.tensors}
-    factors = [1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 9.0]
-    settings = {
-        key.removeprefix("llama."): field.contents()
-        for key, field in reader.fields.items()
-        if key.startswith("llama.")
-    }
-    write_gguf(
-        tmp_path / "factors.gguf",
-        "llama",
-        settings,
-        tensors | {"rope_freqs.weight": np.array(factors)},
-        small_vocab("spm"),
+    factors = [1.0] * 8 + [1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 9.0]
+    path = tokenizer_gguf(
+        tmp_path / "m.gguf", small_vocab("spm"), tensors={"rope_freqs.weight": np.array(factors)}
     )
-    directory = import_gguf(tmp_path / "factors.gguf", Store(tmp_path / "home"))
+    directory = import_gguf(path, Store(tmp_path / "home"))
     config = json.loads((directory / "config.json").read_bytes())
     assert config["rope_scaling"] == {"rope_type": "factors", "factors": factors}
 
@@ -146,7 +133,7 @@ def test_an_end_token_that_is_plain_text_ends_nothing(tmp_path: Path) -> None:
         ("llama", {"block_count": 0}, "block_count is 0"),
         ("llama", {"block_count": 2}, "does not make a checkpoint"),
         ("llama", {"attention.head_count": "many"}, "head_count is 'many', not int"),
-        ("llama", {"embedding_length": 64}, "does not make a checkpoint"),
+        ("llama", {"feed_forward_length": 64}, "does not make a checkpoint"),
     ],
 )
 def test_unsupported_files_are_refused_and_leave_nothing(
@@ -168,7 +155,7 @@ def test_a_tensor_that_the_family_does_not_have_is_refused(tmp_path: Path) -> No
     path = tokenizer_gguf(
         tmp_path / "odd.gguf", small_vocab("spm"), tensors={"blk.0.strange.weight": np.ones(4)}
     )
-    with pytest.raises(CheckpointError, match="'blk.0.strange.weight' is not known"):
+    with pytest.raises(CheckpointError, match=r"strange\.weight' is not known"):
         import_gguf(path, Store(tmp_path / "home"))
 
 

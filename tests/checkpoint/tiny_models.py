@@ -72,6 +72,7 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 
 
 def tiny_model(case: str) -> transformers.PreTrainedModel:
+    """Float32, of weights that are float16 numbers."""
     model_type, settings, _ = CASES[case]
     torch.manual_seed(7)
     if model_type == "gpt2":
@@ -89,7 +90,8 @@ def tiny_model(case: str) -> transformers.PreTrainedModel:
     with torch.no_grad():
         for weight in model.parameters():
             weight.add_(torch.randn_like(weight) * 0.05)
-    return model.half().float()
+            weight.copy_(weight.half())
+    return model
 
 
 def model_gguf(

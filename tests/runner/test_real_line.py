@@ -4,6 +4,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from paceline.checkpoint import ChatTemplate, Tokenizer
@@ -89,10 +90,8 @@ def test_memory_stays_within_shard_kv_and_400_mb(line):
 
 
 def test_an_impossible_task_fails_and_the_line_goes_on(line):
-    again = line.outcome(0, line.load(0).__class__(**{
-        **{f: getattr(line.load(0), f) for f in line.load(0).__struct_fields__},
-        "task_id": "load-while-ready",
-    }))  # fmt: skip
+    task = msgspec.structs.replace(line.load(0), task_id="load-while-ready")
+    again = line.outcome(0, task)
     line.failed(again, "load found the runner ready")
     assert "Paris" in text_of(line.generate([record(stream_id="after")])["after"][0])
 
