@@ -18,6 +18,7 @@ from tokenizers.processors import TemplateProcessing
 from paceline.checkpoint.gguf_config import Metadata
 
 _SPACE = "▁"
+_MAX_TOKEN_CHARS = 4096
 
 
 class TokenType(IntEnum):
@@ -114,6 +115,8 @@ def vocabulary(metadata: Metadata) -> Vocabulary:
             f"tokenizer model {kind!r} is not supported; {', '.join(_BUILDERS)} are"
         )
     tokens = _strings(metadata, "tokenizer.ggml.tokens")
+    if (longest := max(map(len, tokens))) > _MAX_TOKEN_CHARS:
+        raise metadata.file.error(f"corrupt: a token of {longest} characters")
     types = _types(metadata, len(tokens))
     tokenizer, add_bos = _BUILDERS[kind](metadata, tokens, types)
     tokenizer.add_tokens(

@@ -90,8 +90,9 @@ def _fetch(
     on_progress: OnProgress,
 ) -> None:
     total = sum(file.size for file in files)
+    wanted = [f"{file.size}:{file.name}" for file in files]
     run_watched(
-        _child("fetch", source.repo, commit, str(directory), *(file.name for file in files)),
+        _child("fetch", source.repo, commit, str(directory), *wanted),
         limits=_FETCH_LIMITS,
         watch=directory,
         env=_CHILD_ENV,

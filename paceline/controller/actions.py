@@ -88,6 +88,8 @@ class Adopt(OfInstance, frozen=True, kw_only=True, tag="adopted"):
 
     placement: Placement
     runners: tuple[RunnerId, ...]
+    incarnations: tuple[str, ...]
+    """Of each rank's node."""
     epoch: Epoch | None
 
 

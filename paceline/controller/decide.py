@@ -90,7 +90,9 @@ def _reasons(p: Pass, inst: InstanceBook, seats: Sequence[SeatSeen]) -> tuple[st
     lacking = [seat for seat in seats if not _is_done(seat)]
     if inst.state is InstanceState.READY and not lacking:
         return (f"ready: all {len(seats)} ranks are, in epoch {inst.epoch}",)
-    trouble = (f"{inst.state}: the line broke: {inst.trouble}",) if inst.trouble else ()
+    trouble: tuple[str, ...] = ()
+    if inst.trouble:
+        trouble = (f"{inst.state}: the line broke: {inst.trouble}",)
     pause_s = inst.patience.not_before - p.now
     if inst.epoch is None and pause_s > 0:
         trouble += (f"{inst.state}: connected again in {pause_s:.0f} s",)

@@ -32,7 +32,7 @@ def end(p: Pass, inst: InstanceBook, seats: Sequence[SeatSeen]) -> Iterator[Acti
     left = _left(p, inst, seats)
     if left:
         yield from explain(inst, (f"draining: waiting to see {', '.join(left)} gone",))
-    else:
+    elif p.is_due(inst):
         sentence = f"{inst.id} ({inst.wish.model}) is gone, and all its runners with it"
         yield Forget(sentence=sentence, instance=inst.id)
 

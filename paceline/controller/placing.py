@@ -130,6 +130,7 @@ def _adoption(p: Pass, inst: InstanceBook) -> Adopt | None:
         instance=inst.id,
         placement=Placement(seats=seats, dtype=dtype, reasons=reasons),
         runners=tuple(seen.facts.runner_id for seen in line),
+        incarnations=tuple(seen.facts.incarnation for seen in line),
         epoch=epoch,
     )
 

@@ -67,8 +67,10 @@ class Sampler:
 
     def _samplers(self, slots: Sequence[int]) -> list[_SlotSampler]:
         unknown = [slot for slot in slots if slot not in self._slots]
-        if unknown or len(set(slots)) != len(slots):
-            raise EngineError(f"slots {list(slots)} cannot be sampled: {unknown} were not admitted")
+        if unknown:
+            raise EngineError(f"slots {unknown} were not admitted; admit them before sampling")
+        if len(set(slots)) != len(slots):
+            raise EngineError(f"slots {list(slots)}: one is named twice in a step")
         return [self._slots[slot] for slot in slots]
 
     def _rows(self, count: int, logits: torch.Tensor) -> NDArray[np.float32]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from paceline.gateway.errors import StreamFailed, shape_of
+from paceline.gateway.errors import shape_of
 from paceline.gateway.generation import Generation
 from paceline.gateway.metrics import Metrics
 from paceline.process.logs import get_logger
@@ -74,5 +74,4 @@ class Account:
 def _status(error: BaseException | None) -> int:
     if error is None:
         return 200
-    known = error if isinstance(error, PacelineError) else StreamFailed(str(error))
-    return shape_of(known).status
+    return shape_of(error).status if isinstance(error, PacelineError) else 500

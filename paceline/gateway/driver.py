@@ -10,7 +10,7 @@ from paceline.gateway.metrics import Metrics
 from paceline.gateway.recovery import Leave
 from paceline.gateway.streams import Stream, Verdict
 from paceline.types.control import Route
-from paceline.types.errors import PacelineError
+from paceline.types.errors import PacelineError, TransportError
 from paceline.types.ids import InstanceId, StreamId
 from paceline.types.stream import (
     Cancel,
@@ -30,14 +30,15 @@ from paceline.types.stream import (
 class FrontLink(Protocol):
     """The gateway's end of a driver's front; `transport.front.AsyncFrontClient` is the real one."""
 
-    def send(self, message: ToDriver) -> bool:
-        """False: the driver is not there or takes no more. Never waits."""
+    @property
+    def silence(self) -> float:
+        """Seconds since the driver was last heard, or since the link was made."""
+
+    def send(self, message: ToDriver) -> None:
+        """Never waits. Raises TransportError: the driver is gone or takes no more."""
 
     async def receive(self) -> FromDriver:
         """Raises TransportError."""
-
-    def silence(self) -> float | None:
-        """Seconds since the driver was last heard; None before its first word."""
 
     def close(self) -> None: ...
 
@@ -90,11 +91,10 @@ class Driver:
     """Hands messages to streams. After `closing` or `broken` only its end is left to do."""
 
     def __init__(
-        self, route: Route, link: FrontLink, now: float, metrics: Metrics, max_pending_tokens: int
+        self, route: Route, link: FrontLink, metrics: Metrics, max_pending_tokens: int
     ) -> None:
         self.route = route
         self.link = link
-        self.dialled_at = now
         self.streams: dict[StreamId, LiveStream] = {}
         self.closing = ""
         self.broken = ""
@@ -105,14 +105,10 @@ class Driver:
     def over(self) -> bool:
         return bool(self.closing or self.broken)
 
-    def silence_s(self, now: float) -> float:
-        silence_s = self.link.silence()
-        return now - self.dialled_at if silence_s is None else silence_s
-
     def submit(self, live: LiveStream, now: float) -> bool:
-        """False if the driver could not be reached; it then carries nothing."""
+        """False if the driver could not be told; it then carries nothing."""
         record = live.stream.next_attempt()
-        if not self.link.send(Submit(record)):
+        if not self._told(Submit(record)):
             return False
         self.streams[record.stream_id] = live
         live.driver, live.leave, live.submitted_at = self, None, now
@@ -125,13 +121,20 @@ class Driver:
             return
         live.driver = None
         if cancel and not self.over:
-            # A driver that cannot be told frees what nobody renews.
-            self.link.send(Cancel(live.stream.stream_id, live.stream.attempt))
+            self._told(Cancel(live.stream.stream_id, live.stream.attempt))
 
     def renew(self) -> None:
         streams = tuple((live.stream.stream_id, live.stream.attempt) for live in self._lives())
         if streams and not self.over:
-            self.link.send(Renew(streams))
+            self._told(Renew(streams))
+
+    def _told(self, message: ToDriver) -> bool:
+        """A driver that cannot be told frees by itself what nobody renews."""
+        try:
+            self.link.send(message)
+        except TransportError:
+            return False
+        return True
 
     def heed(self, message: FromDriver, now: float) -> bool:
         """Take in a message; True if a stream must now be carried elsewhere."""

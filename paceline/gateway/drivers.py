@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable
 
 from paceline.gateway.driver import Driver, LiveStream
-from paceline.gateway.errors import Overloaded, StreamFailed
+from paceline.gateway.errors import Overloaded, as_known
 from paceline.gateway.links import Dial, Links
 from paceline.gateway.metrics import Metrics
 from paceline.gateway.recovery import (
@@ -58,6 +58,7 @@ class Drivers:
         self._attendant: asyncio.Task[None] | None = None
         self._looked_at = self._renewed_at = clock()
         self._judge_silence = True
+        self._stopping = False
 
     async def __aenter__(self) -> Drivers:
         self._attendant = asyncio.create_task(self._attend(), name="drivers")
@@ -67,7 +68,7 @@ class Drivers:
         if self._attendant is not None:
             self._attendant.cancel()
             await asyncio.gather(self._attendant, return_exceptions=True)
-        self.fail_all(Unavailable("this gateway is stopping; send the request again"))
+        self.stop()
         self._links.close()
 
     @property
@@ -92,8 +93,10 @@ class Drivers:
     # --- what requests ask for --------------------------------------------------------------------
 
     def carry(self, lives: Iterable[LiveStream]) -> None:
-        """Carry these to their end. Raises Overloaded, and then takes none."""
+        """Carry these to their end. Raises Overloaded or Unavailable, and then takes none."""
         new = tuple(lives)
+        if self._stopping:
+            raise _stopped()
         if len(self._lives) + len(new) > self._settings.max_streams:
             raise Overloaded(
                 f"this gateway carries {len(self._lives)} streams, its limit is "
@@ -110,17 +113,22 @@ class Drivers:
         if live.driver is not None:
             live.driver.release(live, cancel=not live.stream.ended)
 
-    def fail_all(self, error: PacelineError) -> None:
+    def stop(self) -> None:
+        """End all streams with a word to their clients, and take no more."""
+        self._stopping = True
         for live in tuple(self._lives.values()):
-            self.drop(live)
-            live.fail(error)
+            self._give_up(live, _stopped())
 
     # --- the attendant ----------------------------------------------------------------------------
 
     async def _attend(self) -> None:
         while True:
             self._wake.clear()
-            homeless = self._look()
+            homeless = False
+            try:
+                homeless = self._look()
+            except Exception:  # the streams must be looked after again, whatever this was
+                log.exception("the streams could not be looked after")
             try:
                 async with asyncio.timeout(HURRY_S if homeless else self._settings.tick_s):
                     await self._wake.wait()
@@ -136,9 +144,8 @@ class Drivers:
         for live in tuple(self._lives.values()):
             try:
                 self._look_after(live, now)
-            except Exception:  # what ails one stream must not end the others
-                log.exception("a stream could not be looked after", stream=live.stream.stream_id)
-                self._give_up(live, StreamFailed("the gateway failed; its log says how"))
+            except Exception as error:  # what ails one stream must not end the others
+                self._give_up(live, as_known(error))
         if now - self._renewed_at >= self._settings.renew_s:
             self._renewed_at = now
             self._links.renew()
@@ -171,7 +178,7 @@ class Drivers:
         carriage = Carriage(
             closing=bool(driver.closing),
             broken=bool(driver.broken),
-            silence_s=driver.silence_s(now) if self._judge_silence else 0.0,
+            silence_s=driver.link.silence if self._judge_silence else 0.0,
             epoch=driver.route.epoch,
             newest_epoch=self.table.epoch_of(driver.route.instance),
             idle_s=now - live.moved_at,
@@ -207,7 +214,7 @@ class Drivers:
     def _place(self, live: LiveStream, now: float) -> None:
         candidates = [
             Candidate(route=driver.route, carried=len(driver.streams))
-            for driver in self._links.usable(self.table.of_model(live.model), now)
+            for driver in self._links.usable(self.table.of_model(live.model))
         ]
         route = choose(candidates, live.avoid)
         if route is None:
@@ -242,6 +249,10 @@ class Drivers:
     def _give_up(self, live: LiveStream, error: PacelineError) -> None:
         self.drop(live)
         live.fail(error)
+
+
+def _stopped() -> Unavailable:
+    return Unavailable("this gateway is stopping; send the request again")
 
 
 def _too_late(live: LiveStream, now: float) -> str:

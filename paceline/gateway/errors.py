@@ -6,7 +6,10 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from paceline.process.logs import get_logger
 from paceline.types.errors import InvalidRequest, NotFound, PacelineError, Unavailable
+
+log = get_logger(__name__)
 
 
 class InvalidField(InvalidRequest):
@@ -63,6 +66,12 @@ class StreamFailed(PacelineError):
     """A driver gave up on the stream for a reason that lies in the stream."""
 
     code = "stream_failed"
+
+
+class Internal(PacelineError):
+    """A fault of ours; the log has the details."""
+
+    code = "internal_error"
 
 
 class Shape(NamedTuple):
@@ -123,3 +132,11 @@ class RemoteError(PacelineError):
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
         self.code = code
+
+
+def as_known(error: Exception) -> PacelineError:
+    """The error itself, or, logged with its traceback, a word that we are at fault."""
+    if isinstance(error, PacelineError):
+        return error
+    log.error("a request failed by a fault of the gateway", exc_info=error)
+    return Internal("the gateway failed to handle this request; its log says how")

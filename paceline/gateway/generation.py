@@ -74,8 +74,9 @@ class Generation:
     def numerics_id(self) -> str:
         return self.lives[0].numerics_id
 
-    async def gained(self, timeout_s: float) -> list[tuple[int, Delta]]:
+    async def gained(self, timeout_s: float | None) -> list[tuple[int, Delta]]:
         """What choices have gained, as (index, delta); nothing if `timeout_s` passed in silence.
+        Without one it may wait to the request's deadline.
 
         Raises the error of the first choice that failed, after all that came before it.
         """

@@ -37,28 +37,31 @@ class Links:
         self._wake = wake
         self._drivers: dict[_Key, Driver] = {}
         self._readers: dict[_Key, asyncio.Task[None]] = {}
+        self._undialled: set[_Key] = set()
+        """Routes to where no link can be made."""
 
     def driver(self, route: Route) -> Driver:
         return self._drivers[_key(route)]
 
-    def usable(self, routes: Collection[Route], now: float) -> list[Driver]:
+    def usable(self, routes: Collection[Route]) -> list[Driver]:
         """Drivers of these routes that are in their line and being heard."""
         found = (self._drivers.get(_key(route)) for route in routes)
         limit = self._settings.link_silence_s
-        return [d for d in found if d and not d.over and d.silence_s(now) <= limit]
+        return [d for d in found if d and not d.over and d.link.silence <= limit]
 
     def dial_new(self, routes: Collection[Route]) -> None:
         for route in routes:
             known = self._drivers.get(_key(route))
             if known is not None:
                 known.route = route
-            else:
+            elif _key(route) not in self._undialled:
                 self._dial_one(route)
 
     def hang_up_old(self, routes: Collection[Route]) -> None:
         """Ends links of lines that are over. A broken one is dialled anew while its route stands;
         one whose driver said that it closes is not."""
         routed = {_key(route) for route in routes}
+        self._undialled &= routed
         for key, driver in tuple(self._drivers.items()):
             if not driver.streams and (driver.broken or key not in routed):
                 self._hang_up(key)
@@ -72,8 +75,14 @@ class Links:
             self._hang_up(key)
 
     def _dial_one(self, route: Route) -> None:
+        try:
+            link = self._dial(route)
+        except Exception:  # a route that leads nowhere must not cost the others
+            log.exception("a route cannot be dialled", route=route)
+            self._undialled.add(_key(route))
+            return
         pending = self._settings.max_pending_tokens
-        driver = Driver(route, self._dial(route), self._clock(), self._metrics, pending)
+        driver = Driver(route, link, self._metrics, pending)
         self._drivers[_key(route)] = driver
         self._readers[_key(route)] = asyncio.create_task(
             self._read(driver), name=f"driver {route.instance} {route.epoch}"

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request, Response
 from paceline.gateway.account import Account
 from paceline.gateway.body import read_body, while_connected
 from paceline.gateway.drivers import Drivers
-from paceline.gateway.errors import InvalidField, ModelNotFound, error_body
+from paceline.gateway.errors import InvalidField, ModelNotFound, as_known, error_body
 from paceline.gateway.generation import Generation, Work
 from paceline.gateway.library import Library
 from paceline.gateway.metrics import Metrics
@@ -23,13 +23,9 @@ from paceline.gateway.settings import Settings
 from paceline.gateway.sse import EventStream
 from paceline.gateway.streams import Delta
 from paceline.gateway.waiting import WaitingRoom
-from paceline.process.logs import get_logger
-from paceline.types.errors import PacelineError
 from paceline.types.ids import fresh_id
 from paceline.types.limits import MAX_CHOICES
 from paceline.types.model import PAGE_TOKENS
-
-log = get_logger(__name__)
 
 Gained = list[tuple[int, Delta]]
 
@@ -110,10 +106,28 @@ class OpenAi:
         silence_s = self._settings.keepalive_s
         first = await while_connected(http.receive, generation.gained(silence_s))
         return EventStream(
-            _events(generation, reply, first, silence_s, account),
+            self._events(generation, reply, first, account),
             write_s=self._settings.write_s,
             on_close=account.close,
         )
+
+    async def _events(
+        self, generation: Generation, reply: Reply, gained: Gained, account: Account
+    ) -> AsyncIterator[bytes]:
+        """The stream's events; an error after the start is an event too, and the last one."""
+        try:
+            yield reply.opening()
+            while True:
+                yield reply.chunks(gained) if gained else KEEP_ALIVE
+                if generation.done:
+                    break
+                gained = await generation.gained(self._settings.keepalive_s)
+            yield reply.closing()
+        except Exception as error:
+            known = as_known(error)
+            self._metrics.rejected.labels(known.code).inc()
+            account.close(known)
+            yield sse(error_body(known))
 
     async def _work(self, request: AnyRequest, request_id: str, opened_at: float) -> Work:
         """Everything that can be wrong with a request is found here, before it is submitted."""
@@ -152,26 +166,6 @@ class OpenAi:
 async def _whole(generation: Generation, reply: Reply) -> bytes:
     parts: dict[int, list[Delta]] = {}
     while not generation.done:
-        for index, delta in await generation.gained(_PATIENCE_S):
+        for index, delta in await generation.gained(None):
             parts.setdefault(index, []).append(delta)
     return reply.whole(parts)
-
-
-_PATIENCE_S = 3600.0
-
-
-async def _events(
-    generation: Generation, reply: Reply, gained: Gained, silence_s: float, account: Account
-) -> AsyncIterator[bytes]:
-    """The stream's events; an error after the start is an event too, and the last one."""
-    try:
-        yield reply.opening()
-        while True:
-            yield reply.chunks(gained) if gained else KEEP_ALIVE
-            if generation.done:
-                break
-            gained = await generation.gained(silence_s)
-        yield reply.closing()
-    except PacelineError as error:
-        account.close(error)
-        yield sse(error_body(error))

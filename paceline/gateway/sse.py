@@ -50,8 +50,9 @@ class EventStream(Response):
         start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
         await self._send(send, start)
         async for block in self._events:
-            await self._send(send, {"type": "http.response.body", "body": block, "more_body": True})
-        await self._send(send, {"type": "http.response.body", "body": b"", "more_body": False})
+            if block:
+                await self._send(send, _body(block, more=True))
+        await self._send(send, _body(b"", more=False))
 
     async def _send(self, send: Send, message: dict[str, object]) -> None:
         try:
@@ -59,3 +60,7 @@ class EventStream(Response):
                 await send(message)
         except TimeoutError:
             raise SlowClient(f"the client took nothing for {self._write_s:g} s") from None
+
+
+def _body(block: bytes, *, more: bool) -> dict[str, object]:
+    return {"type": "http.response.body", "body": block, "more_body": more}

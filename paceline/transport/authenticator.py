@@ -77,12 +77,6 @@ class Authenticator:
         )
         self.thread.start()
 
-    def fresh_domain(self, name: str) -> str:
-        """A domain of its own for one socket, which admits nobody yet."""
-        domain = f"{name}-{secrets.token_hex(4)}"
-        self.admit(domain, ())
-        return domain
-
     def admit(self, domain: str, public_keys: Iterable[str]) -> None:
         """From now on exactly these keys (Z85) get into `domain`; established connections stay."""
         self._admitted[domain] = frozenset(public_keys)
@@ -129,10 +123,15 @@ class Authenticator:
         return True
 
     def _refuse(self, request: _Request, status: bytes, socket: zmq.Socket[bytes]) -> None:
-        _answer(socket, request, status, "")
         self.refused += 1
+        _answer(socket, request, status, "")
         if self._sparing.may_say((request.domain, request.key)):
             log.warning("key refused", domain=request.domain, key=request.key, count=self.refused)
+
+
+def fresh_domain(name: str) -> str:
+    """A domain for one socket alone."""
+    return f"{name}-{secrets.token_hex(4)}"
 
 
 def _read(message: list[bytes], deadline: float) -> _Request | None:

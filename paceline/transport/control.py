@@ -6,14 +6,14 @@ Every beat carries its sender's whole truth, so a beat that finds no room is dro
 from __future__ import annotations
 
 import contextlib
-import socket as sockets_of_python
+from socket import socketpair
 from typing import Any, Generic, TypeVar, cast
 
 import msgspec
 import structlog
 import zmq
 
-from paceline.transport.sockets import DRAIN_LIMIT, Context, bind, bound, connect, retire
+from paceline.transport.sockets import DRAIN_LIMIT, Context, bind, bound, connect, made, retire
 from paceline.transport.sparing import Sparing
 from paceline.types.control import FromController, ToController
 
@@ -36,20 +36,16 @@ class ControlServer:
         """Raises AddressUnusable. A file that a dead controller left there is replaced."""
         self.address = address
         self.malformed = 0
-        self.socket = (context or zmq.Context.instance()).socket(zmq.ROUTER)
-        bound(self.socket, messages=SERVER_MESSAGES, message_bytes=MAX_MESSAGE_BYTES)
-        self.socket.router_mandatory = True
-        self.socket.router_handover = True
+        with made(context or zmq.Context.instance(), zmq.ROUTER) as self.socket:
+            bound(self.socket, messages=SERVER_MESSAGES, message_bytes=MAX_MESSAGE_BYTES)
+            self.socket.router_mandatory = True
+            self.socket.router_handover = True
+            bind(self.socket, address)
         self._decoder = msgspec.msgpack.Decoder(ToController)
         self._sparing = Sparing()
-        self._alarm, self._bell = sockets_of_python.socketpair()
+        self._alarm, self._bell = socketpair()
         self._alarm.setblocking(False)
         self._bell.setblocking(False)
-        try:
-            bind(self.socket, address)
-        except BaseException:
-            self.close()
-            raise
         self._poller = zmq.Poller()
         self._poller.register(self.socket, zmq.POLLIN)
         self._poller.register(self._alarm, zmq.POLLIN)
@@ -57,10 +53,9 @@ class ControlServer:
     def receive(self, timeout_s: float) -> list[tuple[str, ToController]]:
         """What is there, as (peer, message), up to a bound; waits up to `timeout_s` for the first,
         or until `wake`. Never raises for what a peer sent."""
-        ready = dict(self._poller.poll(max(0, round(timeout_s * 1000))))
-        if self._alarm.fileno() in ready:
-            with contextlib.suppress(BlockingIOError):
-                self._alarm.recv(4096)
+        self._poller.poll(max(0, round(timeout_s * 1000)))
+        with contextlib.suppress(BlockingIOError):
+            self._alarm.recv(4096)
         taken: list[tuple[str, ToController]] = []
         for _ in range(DRAIN_LIMIT):
             try:
@@ -90,6 +85,8 @@ class ControlServer:
 
     def close(self) -> None:
         """Safe to repeat."""
+        if self.socket.closed:
+            return
         retire(self.socket, self.address)
         self._alarm.close()
         self._bell.close()
@@ -127,10 +124,10 @@ class ControlClient(Generic[Reply]):
     ) -> None:
         """`identity`: the name the controller answers to. `reply_type`: the union of messages that
         may come."""
-        self.socket = (context or zmq.Context.instance()).socket(zmq.DEALER)
-        bound(self.socket, messages=CLIENT_MESSAGES, message_bytes=MAX_MESSAGE_BYTES)
-        self.socket.routing_id = identity.encode()
-        connect(self.socket, address)
+        with made(context or zmq.Context.instance(), zmq.DEALER) as self.socket:
+            bound(self.socket, messages=CLIENT_MESSAGES, message_bytes=MAX_MESSAGE_BYTES)
+            self.socket.routing_id = identity.encode()
+            connect(self.socket, address)
         self._decoder: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(reply_type)
 
     def send(self, message: ToController) -> bool:

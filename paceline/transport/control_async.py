@@ -13,7 +13,7 @@ import zmq
 import zmq.asyncio
 
 from paceline.transport.control import CLIENT_MESSAGES, MAX_MESSAGE_BYTES, Malformed, read
-from paceline.transport.sockets import bound, connect, send_now
+from paceline.transport.sockets import bound, connect, made, send_now
 from paceline.types import errors
 from paceline.types.control import Answer, Ask, GatewayBeat, Routes, ToController, ToGateway
 from paceline.types.errors import DeadlineExceeded, PacelineError, Unavailable
@@ -49,10 +49,10 @@ class AsyncControlClient:
     def __init__(
         self, address: str, identity: str, *, context: zmq.asyncio.Context | None = None
     ) -> None:
-        self.socket = (context or zmq.asyncio.Context.instance()).socket(zmq.DEALER)
-        bound(self.socket, messages=CLIENT_MESSAGES, message_bytes=MAX_MESSAGE_BYTES)
-        self.socket.routing_id = identity.encode()
-        connect(self.socket, address)
+        with made(context or zmq.asyncio.Context.instance(), zmq.DEALER) as self.socket:
+            bound(self.socket, messages=CLIENT_MESSAGES, message_bytes=MAX_MESSAGE_BYTES)
+            self.socket.routing_id = identity.encode()
+            connect(self.socket, address)
         self._decoder: msgspec.msgpack.Decoder[ToGateway] = msgspec.msgpack.Decoder(ToGateway)
         # Starts anywhere, so that an answer to a predecessor of the same name meets no question.
         self._numbers = itertools.count(secrets.randbits(40))

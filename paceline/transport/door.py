@@ -7,10 +7,10 @@ from pathlib import Path
 
 import zmq
 
-from paceline.transport.authenticator import Authenticator
+from paceline.transport.authenticator import Authenticator, fresh_domain
 from paceline.transport.keys import KeyPair
 from paceline.transport.link import LINK_MESSAGES, MAX_FRAME_BYTES, Link
-from paceline.transport.sockets import Context, Socket, bind_fresh, bound, guard, retire
+from paceline.transport.sockets import Context, Socket, bind_fresh, bound, guard, made, retire
 from paceline.types.ids import Epoch
 
 
@@ -50,16 +50,13 @@ class Door:
         Raises AddressUnusable.
         """
         context = context or zmq.Context.instance()
-        socket = context.socket(zmq.DEALER)
-        try:
-            authenticator = Authenticator.of(context)
-            domain = authenticator.fresh_domain(f"door-{epoch}-{rank}")
+        domain = fresh_domain(f"door-{epoch}-{rank}")
+        authenticator = Authenticator.of(context)
+        with made(context, zmq.DEALER) as socket:
             bound(socket, messages=messages, message_bytes=MAX_FRAME_BYTES)
             guard(socket, keys, domain)
             address = bind_fresh(socket, "door", directory=directory, host=host)
-        except BaseException:
-            socket.close(linger=0)
-            raise
+        authenticator.admit(domain, ())
         return cls(epoch, rank, socket, address, authenticator, domain)
 
     def admit(self, public_keys: Iterable[str]) -> None:

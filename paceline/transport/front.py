@@ -6,6 +6,7 @@ not only that of its host.
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import time
 from collections.abc import Callable, Iterable
@@ -17,7 +18,7 @@ import structlog
 import zmq
 import zmq.asyncio
 
-from paceline.transport.authenticator import Authenticator
+from paceline.transport.authenticator import Authenticator, fresh_domain
 from paceline.transport.errors import LinkFull
 from paceline.transport.keys import KeyPair
 from paceline.transport.sockets import (
@@ -28,6 +29,7 @@ from paceline.transport.sockets import (
     bound,
     connect,
     guard,
+    made,
     retire,
     send_now,
     unlock,
@@ -75,18 +77,15 @@ class FrontServer:
     ) -> FrontServer:
         """Bound, and closed to everyone until `admit`. Raises AddressUnusable."""
         context = context or zmq.Context.instance()
-        socket = context.socket(zmq.ROUTER)
-        try:
-            authenticator = Authenticator.of(context)
+        domain = fresh_domain(f"front-{epoch}")
+        authenticator = Authenticator.of(context)
+        with made(context, zmq.ROUTER) as socket:
             bound(socket, messages=messages, message_bytes=MAX_MESSAGE_BYTES)
-            domain = authenticator.fresh_domain(f"front-{epoch}")
             guard(socket, keys, domain)
             socket.router_mandatory = True
             socket.router_handover = True
             address = bind_fresh(socket, "front", directory=directory, host=host)
-        except BaseException:
-            socket.close(linger=0)
-            raise
+        authenticator.admit(domain, ())
         return cls(socket, address, authenticator, domain)
 
     def admit(self, public_keys: Iterable[str]) -> None:
@@ -166,20 +165,23 @@ class AsyncFrontClient:
         clock: Callable[[], float] = time.monotonic,
         ping_s: float = PING_S,
     ) -> None:
-        """Connects in the background, and again until `close`."""
+        """Connects in the background, and again until `close`.
+
+        Raises AddressUnusable for an address or a key that is none.
+        """
         self.address = address
         self._clock = clock
         self._heard_at = clock()
         self._decoder = msgspec.msgpack.Decoder(FromDriver)
-        self.socket = (context or zmq.asyncio.Context.instance()).socket(zmq.DEALER)
-        bound(self.socket, messages=FRONT_MESSAGES, message_bytes=MAX_MESSAGE_BYTES)
-        # A submission may be handed over before the handshake is done.
-        self.socket.immediate = False
-        self.socket.rcvtimeo = round(ping_s * 1000)
-        # The driver knows a gateway by this name, also after a reconnection.
-        self.socket.routing_id = secrets.token_hex(8).encode("ascii")
-        unlock(self.socket, keys, server_key)
-        connect(self.socket, address)
+        with made(context or zmq.asyncio.Context.instance(), zmq.DEALER) as self.socket:
+            bound(self.socket, messages=FRONT_MESSAGES, message_bytes=MAX_MESSAGE_BYTES)
+            # A submission may be handed over before the handshake is done.
+            self.socket.immediate = False
+            self.socket.rcvtimeo = round(ping_s * 1000)
+            # The driver knows a gateway by this name, also after a reconnection.
+            self.socket.routing_id = secrets.token_hex(8).encode("ascii")
+            unlock(self.socket, keys, server_key)
+            connect(self.socket, address)
 
     @property
     def silence(self) -> float:
@@ -197,21 +199,34 @@ class AsyncFrontClient:
     async def receive(self) -> FromDriver:
         """The next message; waits for it without end, so give up by `silence`.
 
-        Raises TransportError for a message that cannot be read.
+        Raises TransportError for a message that cannot be read, and when `close` ends the wait.
         """
-        while True:
-            try:
-                payload = await self.socket.recv()
-            except zmq.Again:
+        while not self.socket.closed:
+            payload = await self._hear()
+            if payload is None:
                 send_now(self.socket, PING)
                 continue
             self._heard_at = self._clock()
             if payload != PING:
                 return self._read(payload)
+        raise TransportError(f"the link to the driver at {self.address} was closed")
 
     def close(self) -> None:
-        """Cancels a `receive` that waits. Safe to repeat."""
+        """Ends a `receive` that waits. Safe to repeat."""
         self.socket.close(linger=0)
+
+    async def _hear(self) -> bytes | None:
+        """What came; None when nothing did for a while, or the socket was closed."""
+        try:
+            return await self.socket.recv()
+        except zmq.Again:
+            return None
+        except asyncio.CancelledError:
+            # Closing a socket cancels its futures; that is no order to the task that waits.
+            task = asyncio.current_task()
+            if self.socket.closed and task is not None and not task.cancelling():
+                return None
+            raise
 
     def _read(self, payload: bytes) -> FromDriver:
         try:

@@ -10,7 +10,7 @@ import zmq
 from paceline.transport.errors import FrameDamaged, LinkBroken, LinkFull
 from paceline.transport.frames import Beat, Body, Buffer, Frame, Hello, Tensor, decode, encode
 from paceline.transport.keys import KeyPair
-from paceline.transport.sockets import DRAIN_LIMIT, Context, Socket, bound, connect, unlock
+from paceline.transport.sockets import DRAIN_LIMIT, Context, Socket, bound, connect, made, unlock
 from paceline.types.facts import LinkOffer
 from paceline.types.ids import Epoch
 
@@ -59,15 +59,12 @@ class Link:
         """A link to the door of `offer`, from the rank that holds `keys`.
 
         Returns at once; the connection is made in the background, and again until `close`.
+        Raises AddressUnusable for an offer that is none.
         """
-        socket = (context or zmq.Context.instance()).socket(zmq.DEALER)
-        try:
+        with made(context or zmq.Context.instance(), zmq.DEALER) as socket:
             bound(socket, messages=messages, message_bytes=MAX_FRAME_BYTES)
             unlock(socket, keys, offer.public_key)
             connect(socket, offer.address)
-        except BaseException:
-            socket.close(linger=0)
-            raise
         return cls(socket, offer.epoch, rank, offer.rank, beat_s)
 
     @property

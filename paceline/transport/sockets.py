@@ -7,8 +7,9 @@ import ipaddress
 import os
 import secrets
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import cast
+from typing import TypeVar, cast
 
 import zmq
 import zmq.asyncio
@@ -20,11 +21,23 @@ from paceline.transport.keys import KeyPair
 Context = zmq.Context[zmq.Socket[bytes]]
 Socket = zmq.Socket[bytes]
 AnySocket = Socket | zmq.asyncio.Socket
+S = TypeVar("S", Socket, zmq.asyncio.Socket)
 
 RECONNECT_MS = 100
 RECONNECT_MAX_MS = 1000
 DRAIN_LIMIT = 256
 """Messages taken from a socket in one go, so that no sender can keep a loop from going round."""
+
+
+@contextmanager
+def made(context: zmq.Context[S], kind: int) -> Iterator[S]:
+    """A new socket to be set up in the block, closed again if that fails."""
+    socket = context.socket(kind)
+    try:
+        yield socket
+    except BaseException:
+        socket.close(linger=0)
+        raise
 
 
 def bound(socket: AnySocket, *, messages: int, message_bytes: int) -> None:
@@ -112,9 +125,7 @@ def send_now(socket: zmq.asyncio.Socket, payload: bytes) -> bool:
 
 
 def retire(socket: Socket, address: str) -> None:
-    """Close a bound socket and remove its file, which libzmq leaves behind. Safe to repeat."""
-    if socket.closed:
-        return
+    """Close a bound socket and remove its file, which libzmq leaves behind."""
     socket.close(linger=0)
     path = ipc_path(address)
     if path is not None:

@@ -100,9 +100,10 @@ def tokenizer_gguf(
     settings: Mapping[str, Any] = {},
     arch: str = "llama",
     tensors: Mapping[str, NDArray[Any]] = {},
+    width: int = 32,
 ) -> Path:
     """The smallest Llama that llama.cpp loads, for its tokenizer; with what a test changes."""
-    width, rows = 32, len(vocab.tokens)
+    rows = len(vocab.tokens)
     names = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
     weights = {f"blk.0.{name}.weight": np.zeros((width, width)) for name in names}
     weights |= {f"blk.0.{name}.weight": np.ones(width) for name in ("attn_norm", "ffn_norm")}

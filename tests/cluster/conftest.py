@@ -104,6 +104,11 @@ class LocalHarness:
             self._newest = message.facts
 
 
+@pytest.fixture(autouse=True)
+def _programs_find_paceline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+
+
 @pytest.fixture
 def runtime() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(dir="/tmp") as short:

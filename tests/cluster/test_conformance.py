@@ -2,7 +2,9 @@
 
 import os
 import signal
+from pathlib import Path
 
+import psutil
 import pytest
 
 from paceline.types.control import Kill, Launch
@@ -39,7 +41,16 @@ def launched(harness: Harness, name: str, memory: int = 1) -> int:
     until(lambda: pid_of(harness.facts(), name))
     pid = pid_of(harness.facts(), name)
     assert pid is not None
+    until(lambda: minds_sigterm(pid))
     return pid
+
+
+def minds_sigterm(pid: int) -> bool:
+    """It catches or ignores SIGTERM, as its manner is: it is past its start."""
+    status = dict(
+        line.split(":\t") for line in Path(f"/proc/{pid}/status").read_text().splitlines()
+    )
+    return bool((int(status["SigIgn"], 16) | int(status["SigCgt"], 16)) >> (signal.SIGTERM - 1) & 1)
 
 
 def ended(harness: Harness, name: str) -> ProcessExit:
@@ -143,7 +154,7 @@ def test_the_exits_in_the_facts_are_bounded(harness: Harness) -> None:
 def test_no_runner_outlives_its_node(harness: Harness, manner: str) -> None:
     pid = launched(harness, f"{manner}-1")
     if manner == "stopped":
-        os.kill(pid, signal.SIGSTOP)
+        until(lambda: psutil.Process(pid).status() == psutil.STATUS_STOPPED)
     harness.lose_node()
     until(lambda: not alive(pid))
 

@@ -38,9 +38,16 @@ def ops(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+def _set_threads(count: int) -> None:
+    torch.set_num_threads(count)
+    if built := kernels.load():
+        built.set_threads(count)
+
+
 @pytest.fixture(autouse=True)
-def _threads() -> Iterator[None]:
+def use_threads() -> Iterator[Callable[[int], None]]:
+    """Sets how many threads torch and the kernels use; every test starts with one."""
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    _set_threads(1)
+    yield _set_threads
+    _set_threads(before)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 
-import pytest
-import torch
 from tokenizers import Tokenizer
 
 from paceline.types.model import PAGE_TOKENS
@@ -16,11 +14,6 @@ from tests.support.models import smollm2_dir
 
 LAYERS = 30
 PAGES_EACH = 3
-
-
-@pytest.fixture(autouse=True)
-def _all_cores() -> None:
-    torch.set_num_threads(2)
 
 
 def _greedy(line: Line, prompts: list[list[int]]) -> list[list[int]]:
@@ -40,7 +33,8 @@ def _greedy(line: Line, prompts: list[list[int]]) -> list[list[int]]:
     return [ids[len(prompt) :] for ids, prompt in zip(written, prompts, strict=True)]
 
 
-def test_greedy_text_equals_that_of_transformers(ops):
+def test_greedy_text_equals_that_of_transformers(ops, use_threads):
+    use_threads(2)
     recorded = json.loads(RECORDED.read_text())
     prompts = [row["prompt_ids"] for row in recorded]
     line = Line(smollm2_dir(), [11, LAYERS - 11], ops, kv_pages=PAGES_EACH * len(prompts))

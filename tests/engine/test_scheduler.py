@@ -473,6 +473,20 @@ def test_who_gave_way_waits_at_the_head_of_the_queue() -> None:
     assert [end.stream_id for end in ends(completions)] == [f"s{i}" for i in range(8)]
 
 
+def test_one_may_give_way_after_it_made_room_for_itself_in_the_same_step() -> None:
+    scheduler = make(pages=5, batches_in_flight=2)
+    line = line_of(2)
+    for name, prompt in (("a", 63), ("b", 64), ("c", 64)):
+        scheduler.submit(record(name, prompt=prompt, max_tokens=5))
+    shares = []
+    for _ in range(3):
+        (step,) = fill(scheduler, line, limit=1)
+        shares.append([span.slot for span in step.spans])
+        scheduler.complete(line.run())
+    assert shares == [[0, 1, 2], [0, 1], [0]]
+    assert len(ends(drain(scheduler, line))) == 3
+
+
 def test_a_newcomer_leaves_a_page_for_each_that_runs() -> None:
     scheduler = make(pages=3)
     line = line_of()

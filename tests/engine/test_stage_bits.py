@@ -36,12 +36,12 @@ def test_splits_chunks_company_and_pages_change_no_bit(case, tiny, ops):
 
 
 @pytest.mark.parametrize("case", ["llama", "gpt2"])
-def test_threads_change_no_bit(case, tiny, ops):
+def test_threads_change_no_bit(case, tiny, ops, use_threads):
     path, _ = tiny(case)
     line = Line(path, [LAYERS], ops)
     prompts = _prompts()
     truth = together(line, prompts, seed=5)
-    torch.set_num_threads(2)
+    use_threads(2)
     for expected, found in zip(truth, together(line, prompts, seed=5), strict=True):
         assert expected.keys() == found.keys()
         assert all(torch.equal(found[i], expected[i]) for i in found)

@@ -15,9 +15,12 @@ watch_parent(stop.set)
 if manner == "crash":
     print("loading shard")
     sys.exit("the shard is damaged")
-install_stop_signals(lambda _: stop.set())
 if manner == "deaf":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+else:
+    install_stop_signals(lambda _: stop.set())
+if manner == "stopped":
+    os.kill(os.getpid(), signal.SIGSTOP)
 print("threads", os.environ["OMP_NUM_THREADS"], flush=True)
 while not stop.wait(0.05):
     pass

@@ -1,0 +1,201 @@
+"""What people ask of the controller, by verb: bodies are checked, errors are typed, and nothing
+here decides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+from msgspec.structs import replace
+
+from paceline.checkpoint.pull import resolve
+from paceline.controller.book import Book, InstanceBook
+from paceline.controller.events import RING, EventLog
+from paceline.controller.facts import Facts
+from paceline.controller.ledger import Ledger
+from paceline.controller.models import Models
+from paceline.controller.nodes import NodeState
+from paceline.controller.store import Store
+from paceline.controller.views import find, instance_view, instance_views, node_views, sentences
+from paceline.planner import NodeBudget, plan, resolve_dtype
+from paceline.types.control import Answer, Ask
+from paceline.types.errors import InvalidRequest, NotFound, PacelineError
+from paceline.types.ids import InstanceId, fresh_id
+from paceline.types.instance import InstanceWish, NoPlacement, Placement
+from paceline.types.states import Objective
+
+MAX_INSTANCES = 256
+
+Count = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class CreateBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    model: Annotated[str, msgspec.Meta(min_length=1)]
+    min_nodes: Count = 1
+    max_nodes: Count | None = None
+    objective: Objective = Objective.LATENCY
+    dtype: str = "auto"
+    kv_tokens: Count | None = None
+
+
+class IdBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    id: str
+
+
+class EventsBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    since: int = 0
+    limit: Annotated[int, msgspec.Meta(ge=1, le=RING)] = RING
+
+
+class NoBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Nothing may be given."""
+
+
+Body = TypeVar("Body")
+
+
+class Desk:
+    """Answers asks. `facts` gives the newest snapshot, `clock` its time."""
+
+    def __init__(
+        self,
+        book: Book,
+        store: Store,
+        models: Models,
+        events: EventLog,
+        facts: Callable[[], Facts],
+        clock: Callable[[], float],
+    ) -> None:
+        self._book = book
+        self._store = store
+        self._models = models
+        self._events = events
+        self._facts = facts
+        self._clock = clock
+        self._verbs: Mapping[str, tuple[type, Callable[[Any], Any]]] = {
+            "instances.create": (CreateBody, self._create),
+            "instances.list": (NoBody, self._list),
+            "instances.get": (IdBody, self._get),
+            "instances.delete": (IdBody, self._delete),
+            "plan": (CreateBody, self._plan),
+            "nodes.list": (NoBody, self._nodes),
+            "events": (EventsBody, self._events_since),
+            "status": (NoBody, self._status),
+        }
+
+    def answer(self, ask: Ask) -> Answer:
+        """Never raises: what goes wrong is in the answer."""
+        try:
+            body = msgspec.to_builtins(self._do(ask))
+        except PacelineError as error:
+            return Answer(number=ask.number, error=error.code, body={"message": str(error)})
+        except Exception as error:  # a bug in one answer is not the controller's end
+            sentence = f"answering {ask.verb!r} failed: {type(error).__name__}: {error}"
+            self._events.add("internal_error", sentence)
+            return Answer(number=ask.number, error=PacelineError.code, body={"message": sentence})
+        return Answer(number=ask.number, body=body)
+
+    def _do(self, ask: Ask) -> Any:
+        if ask.verb not in self._verbs:
+            known = ", ".join(self._verbs)
+            raise InvalidRequest(f"unknown verb {ask.verb!r}; known are {known}")
+        kind, handler = self._verbs[ask.verb]
+        return handler(_checked(ask.body, kind))
+
+    # --- instances -------------------------------------------------------------------------------
+
+    def _create(self, body: CreateBody) -> Any:
+        wish = self._wish(body, InstanceId(fresh_id("i")))
+        if len(self._book.instances) >= MAX_INSTANCES:
+            raise InvalidRequest(f"there are {MAX_INSTANCES} instances; delete one first")
+        self._store.put(wish)
+        inst = InstanceBook(wish=wish)
+        self._book.instances[wish.id] = inst
+        self._events.add("wanted", f"{wish.id} is wanted: {wish.model}", msgspec.to_builtins(wish))
+        return instance_view(self._facts(), self._book, inst)
+
+    def _wish(self, body: CreateBody, name: InstanceId) -> InstanceWish:
+        """Checked as far as it can be now. Raises NotFound or InvalidRequest."""
+        resolve(body.model, self._models.store)
+        resolve_dtype(body.dtype)
+        if body.max_nodes is not None and body.max_nodes < body.min_nodes:
+            raise InvalidRequest(
+                f"max_nodes ({body.max_nodes}) must not be less than min_nodes ({body.min_nodes})"
+            )
+        wish = InstanceWish(
+            id=name,
+            model=body.model,
+            min_nodes=body.min_nodes,
+            max_nodes=body.max_nodes,
+            objective=body.objective,
+            dtype=body.dtype,
+            kv_tokens=body.kv_tokens,
+        )
+        model = self._models.facts(body.model)
+        if model is not None:
+            plan(model, (), wish)  # raises for what no cluster could ever meet
+        return wish
+
+    def _list(self, _: NoBody) -> Any:
+        return instance_views(self._facts(), self._book)
+
+    def _get(self, body: IdBody) -> Any:
+        return instance_view(self._facts(), self._book, self._found(body.id))
+
+    def _delete(self, body: IdBody) -> Any:
+        inst = self._found(body.id)
+        if not inst.wish.deleted:
+            wish = replace(inst.wish, deleted=True)
+            self._store.put(wish)
+            inst = self._book.instances[inst.id] = replace(inst, wish=wish)
+            self._events.add("unwanted", f"{inst.id} ({wish.model}) is no longer wanted")
+        return instance_view(self._facts(), self._book, inst)
+
+    def _found(self, instance: str) -> InstanceBook:
+        inst = find(self._book, instance)
+        if inst is None:
+            there = ", ".join(self._book.instances) or "none"
+            raise NotFound(f"no instance {instance!r}; there are: {there}")
+        return inst
+
+    # --- the rest --------------------------------------------------------------------------------
+
+    def _plan(self, body: CreateBody) -> dict[str, Any]:
+        wish = self._wish(body, InstanceId("plan"))
+        model = self._models.facts(body.model)
+        if model is None:
+            reason = f"{body.model} is not on this machine yet; `paceline pull {body.model}` first"
+            return {"placement": None, "reasons": (reason,)}
+        answer: Placement | NoPlacement = plan(model, self._budgets(wish), wish)
+        placement = answer if isinstance(answer, Placement) else None
+        return {"placement": placement, "reasons": answer.reasons}
+
+    def _budgets(self, wish: InstanceWish) -> tuple[NodeBudget, ...]:
+        facts = self._facts()
+        ledger = Ledger(facts, self._book)
+        ready = sorted(n for n in facts.nodes if self._book.nodes.get(n) == NodeState.READY)
+        return tuple(ledger.budget(InstanceBook(wish=wish), name) for name in ready)
+
+    def _nodes(self, _: NoBody) -> Any:
+        return node_views(self._facts(), self._book, self._clock())
+
+    def _events_since(self, body: EventsBody) -> Any:
+        return self._events.since(body.since, body.limit)
+
+    def _status(self, _: NoBody) -> dict[str, Any]:
+        facts, now = self._facts(), self._clock()
+        return {
+            "cluster_id": self._book.cluster_id,
+            "term": self._book.term,
+            "nodes": node_views(facts, self._book, now),
+            "instances": instance_views(facts, self._book),
+            "sentences": sentences(facts, self._book, now),
+        }
+
+
+def _checked(body: dict[str, Any], kind: type[Body]) -> Body:
+    try:
+        return msgspec.convert(body, kind)
+    except msgspec.ValidationError as error:
+        raise InvalidRequest(str(error)) from error

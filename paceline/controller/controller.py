@@ -1,0 +1,166 @@
+"""The controller without its sockets and clocks: messages in, messages out, at given times.
+
+The process runs it in real time; the simulation runs the same under virtual time.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from paceline.cluster.base import Cluster
+from paceline.controller.act import Actor, Post
+from paceline.controller.actions import Action
+from paceline.controller.api import Desk
+from paceline.controller.book import Book, InstanceBook
+from paceline.controller.decide import decide
+from paceline.controller.events import EventLog
+from paceline.controller.facts import Facts, Observer
+from paceline.controller.models import Models
+from paceline.controller.routing import routes
+from paceline.controller.store import Store
+from paceline.controller.timing import DEFAULT_TIMING, Timing
+from paceline.process.logs import get_logger
+from paceline.types.control import Answer, Ask, Routes, ToController
+from paceline.types.errors import Unavailable
+
+MAX_ROUNDS = 16
+"""Of deciding in one step: news, then what follows from it, and so on."""
+
+MAX_ANSWERS = 512
+ROUTES_EVERY_S = 0.5
+
+
+log = get_logger(__name__)
+
+
+class Controller:
+    def __init__(
+        self,
+        book: Book,
+        store: Store,
+        models: Models,
+        events: EventLog,
+        cluster: Cluster,
+        post: Post,
+        clock: Callable[[], float],
+        timing: Timing = DEFAULT_TIMING,
+    ) -> None:
+        self.book = book
+        self.events = events
+        self._store = store
+        self._models = models
+        self._post = post
+        self._clock = clock
+        self._timing = timing
+        self._observer = Observer(book.cluster_id, clock(), timing)
+        self._actor = Actor(book, cluster, post, forget=store.remove, pull=models.pull)
+        self._desk = Desk(book, store, models, events, self.facts, clock)
+        self._answers: OrderedDict[tuple[str, int], Answer] = OrderedDict()
+        self._routes: Routes | None = None
+        self._routes_at = 0.0
+
+    def facts(self) -> Facts:
+        wanted = (inst.wish.model for inst in self.book.instances.values())
+        return self._observer.facts(self._models.look(wanted), self._clock())
+
+    def wake(self) -> None:
+        """Call once per loop, before `take`: finds out whether this process itself was stalled."""
+        stalled_s = self._observer.tick(self._clock())
+        if stalled_s:
+            sentence = f"the controller itself stood still for {stalled_s:.1f} s; it listens again"
+            self.events.add("stalled", sentence)
+
+    def take(self, peer: str, message: ToController) -> None:
+        """A message from a peer. An ask is answered at once, a repeated one with the same words."""
+        if isinstance(message, Ask):
+            self._post(peer, self._answer(peer, message))
+        else:
+            self._observer.take(message, self._clock())
+
+    def step(self) -> float:
+        """Decides and acts until there is no more to do now. Returns when to look again."""
+        now = self._clock()
+        self._rise_above(newest_term(self.facts()))
+        next_wake = now
+        for _ in range(MAX_ROUNDS):
+            decision = decide(self.facts(), self.book, now, self._timing)
+            self.book.names = max(self.book.names, decision.names)
+            next_wake = decision.next_wake
+            for action in decision.actions:
+                self._act(action, now)
+            if not decision.actions:
+                break
+        self._publish(now)
+        return next_wake
+
+    def _rise_above(self, seen: int) -> None:
+        """Whoever lives by a term that we did not take in the store (it was lost, or could not be
+        written) would refuse us: take one beyond it. A term in use by ourselves is no such case."""
+        ordered = self.book.names > 0
+        if seen < self.book.term or (seen == self.book.term and ordered):
+            return
+        self.book.term = take_term(self._store, self.book.cluster_id, least=seen + 1)
+        sentence = f"runners live by term {seen}: this controller takes term {self.book.term}"
+        self.events.add("term", sentence)
+
+    def _act(self, action: Action, now: float) -> None:
+        if not action.quiet:
+            self.events.add(action.kind, action.sentence, _facts_of(action))
+        try:
+            self._actor.act(action, now)
+        except Exception as error:  # one action's trouble is never the others'
+            sentence = f"acting on {action.kind!r} failed: {type(error).__name__}: {error}"
+            self.events.add("internal_error", sentence)
+
+    def _answer(self, peer: str, ask: Ask) -> Answer:
+        key = (peer, ask.number)
+        if key not in self._answers:
+            self._answers[key] = self._desk.answer(ask)
+            if len(self._answers) > MAX_ANSWERS:
+                self._answers.popitem(last=False)
+        return self._answers[key]
+
+    def _publish(self, now: float) -> None:
+        """The whole truth to every gateway, on change and every now and then."""
+        facts = self.facts()
+        news = routes(facts, self.book)
+        if news == self._routes and now - self._routes_at < ROUTES_EVERY_S:
+            return
+        self._routes, self._routes_at = news, now
+        for name, seen in facts.gateways.items():
+            if facts.silence_s(seen.heard_at, now) < self._timing.lost_s:
+                self._post(f"gateway:{name}", news)
+
+
+def open_book(store: Store, cluster_id: str) -> Book:
+    """The book of a new term, with what earlier controllers were asked for. Raises Unavailable
+    when the store cannot be read; that it cannot be written stops nothing."""
+    book = Book(cluster_id, take_term(store, cluster_id))
+    for wish in store.wishes():
+        book.instances[wish.id] = InstanceBook(wish=wish, inherited=True)
+    return book
+
+
+def take_term(store: Store, cluster_id: str, least: int = 0) -> int:
+    """A new term. One that cannot be written down is found out by the epochs of what lives, and
+    risen above, after the next start."""
+    try:
+        return store.begin_term(cluster_id, least)
+    except Unavailable as error:
+        log.error("the new term cannot be written; going on without", why=str(error))
+        return max(store.term() + 1, least)
+
+
+def newest_term(facts: Facts) -> int:
+    """Of all that live; 0 where nobody has been given an epoch."""
+    epochs = (seen.facts.epoch for seen in facts.runners.values())
+    return max((epoch.term for epoch in epochs if epoch is not None), default=0)
+
+
+def _facts_of(action: Action) -> dict[str, Any]:
+    said: dict[str, Any] = msgspec.to_builtins(action)
+    return {key: value for key, value in said.items() if key not in ("sentence", "type")}

@@ -1,0 +1,90 @@
+"""The controller's process: one socket, one loop, one clock."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from paceline.cluster.local.cluster import LocalCluster
+from paceline.controller.controller import Controller, open_book
+from paceline.controller.events import EventLog
+from paceline.controller.models import Models
+from paceline.controller.store import Store
+from paceline.controller.timing import DEFAULT_TIMING
+from paceline.process.child import install_stop_signals, watch_parent
+from paceline.process.home import Home
+from paceline.process.logs import configure, get_logger
+from paceline.process.runtime import ipc_address
+from paceline.transport.control import ControlServer
+from paceline.types.errors import PacelineError
+
+CONTROL = "control"
+"""The name of the socket in the runtime directory."""
+
+log = get_logger("controller")
+
+
+class Stopped:
+    """Set once, by a signal or by the parent's end."""
+
+    def __init__(self) -> None:
+        self.why = ""
+
+
+def run(home: Home, runtime: Path, cluster_id: str, stopped: Stopped) -> None:
+    """Until stopped. Raises PacelineError when it cannot start."""
+    store = Store(home.store)
+    events = EventLog(home.logs)
+    models = Models(home.path, time.monotonic)
+    book = open_book(store, cluster_id)
+    with ControlServer(ipc_address(runtime, CONTROL)) as server:
+        install_stop_signals(lambda number: _stop(stopped, server, f"it got {number.name}"))
+        controller = Controller(
+            book, store, models, events, LocalCluster(server.send), server.send, time.monotonic
+        )
+        sentence = f"term {book.term} begins with {len(book.instances)} wanted instances"
+        events.add("term", sentence)
+        try:
+            _loop(controller, server, stopped)
+        finally:
+            models.close()
+            events.close()
+            store.close()
+
+
+def _loop(controller: Controller, server: ControlServer, stopped: Stopped) -> None:
+    next_wake = time.monotonic()
+    while not stopped.why:
+        wait_s = min(max(0.0, next_wake - time.monotonic()), DEFAULT_TIMING.longest_wait_s)
+        messages = server.receive(wait_s)
+        controller.wake()
+        for peer, message in messages:
+            controller.take(peer, message)
+        next_wake = controller.step()
+    log.info("stopping", why=stopped.why)
+
+
+def _stop(stopped: Stopped, server: ControlServer, why: str) -> None:
+    stopped.why = why
+    server.wake()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m paceline.controller", description=__doc__)
+    parser.add_argument("--home", type=Path, required=True)
+    parser.add_argument("--runtime", type=Path, required=True)
+    parser.add_argument("--cluster-id", required=True)
+    options = parser.parse_args()
+    home = Home(options.home)
+    configure("controller", "controller", home.log_file("controller", "controller"))
+    stopped = Stopped()
+    watch_parent(lambda: setattr(stopped, "why", "its parent is gone"))
+    try:
+        home.create()
+        run(home, options.runtime, options.cluster_id, stopped)
+    except PacelineError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0

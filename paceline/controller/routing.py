@@ -1,0 +1,41 @@
+"""Where streams go: one route for each instance whose line stands."""
+
+from __future__ import annotations
+
+from paceline.controller.book import Book, InstanceBook
+from paceline.controller.facts import Facts
+from paceline.controller.views import instance_views
+from paceline.types.control import Route, Routes
+from paceline.types.states import InstanceState
+
+
+def routes(facts: Facts, book: Book) -> Routes:
+    found = (_route(facts, inst) for inst in book.instances.values())
+    return Routes(
+        routes=tuple(route for route in found if route is not None),
+        instances=instance_views(facts, book),
+        term=book.term,
+    )
+
+
+def _route(facts: Facts, inst: InstanceBook) -> Route | None:
+    """None unless the driver has said where it takes streams in the epoch that stands."""
+    if inst.state is not InstanceState.READY or inst.epoch is None or inst.seats[0].runner is None:
+        return None
+    seen = facts.runners.get(inst.seats[0].runner)
+    offer = seen.facts.offer if seen else None
+    if seen is None or offer is None or offer.epoch != inst.epoch or offer.front_address is None:
+        return None
+    load = seen.facts.load
+    return Route(
+        instance=inst.id,
+        model=inst.wish.model,
+        epoch=inst.epoch,
+        node=seen.facts.node,
+        address=offer.front_address,
+        public_key=offer.public_key,
+        numerics_id=seen.facts.numerics_id or "",
+        running=load.running if load else 0,
+        waiting=load.waiting if load else 0,
+        pages_total=load.pages_total if load else seen.facts.kv_pages,
+    )

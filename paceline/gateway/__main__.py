@@ -1,0 +1,116 @@
+"""`python -m paceline.gateway`: the gateway as a process of a cluster."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+import threading
+from pathlib import Path
+
+from paceline.gateway.app import Gateway
+from paceline.gateway.driver import FrontLink
+from paceline.gateway.server import Server, listen
+from paceline.gateway.settings import Settings
+from paceline.process.child import install_stop_signals, watch_parent
+from paceline.process.home import Home
+from paceline.process.logs import configure, get_logger
+from paceline.process.runtime import ipc_address
+from paceline.transport.control_async import AsyncControlClient
+from paceline.transport.front import AsyncFrontClient
+from paceline.transport.keys import KeyPair
+from paceline.types.control import Route
+from paceline.types.errors import InvalidRequest, PacelineError
+from paceline.types.facts import GatewayFacts
+from paceline.types.ids import GatewayId, fresh_id
+
+API_KEY_VARIABLE = "PACELINE_API_KEY"
+FAILED, USED_WRONGLY = 1, 2
+STOP_LOOK_S = 0.05
+
+log = get_logger("paceline.gateway")
+
+
+def main() -> int:
+    options = _parser().parse_args()
+    stop = threading.Event()
+    watch_parent(stop.set)
+    install_stop_signals(lambda _: stop.set())
+    home = Home(options.home)
+    gateway_id = GatewayId(fresh_id("gateway"))
+    configure("gateway", gateway_id, home.log_file("gateway", "gateway"))
+    settings = Settings(
+        api_key=options.api_key or os.environ.get(API_KEY_VARIABLE) or None,
+        body_bytes=options.body_limit,
+        request_s=options.request_timeout,
+    )
+    try:
+        asyncio.run(_serve(options, home, gateway_id, settings, stop))
+    except PacelineError as error:
+        print(f"gateway: {error}", file=sys.stderr)
+        return USED_WRONGLY if isinstance(error, InvalidRequest) else FAILED
+    return 0
+
+
+async def _serve(
+    options: argparse.Namespace,
+    home: Home,
+    gateway_id: GatewayId,
+    settings: Settings,
+    stop: threading.Event,
+) -> None:
+    listener = listen(options.host, options.port, settings.write_s)
+    host, port = listener.getsockname()[:2]
+    keys = KeyPair.fresh()
+
+    def dial(route: Route) -> FrontLink:
+        return AsyncFrontClient(route.address, route.public_key, keys)
+
+    def facts(streams: int) -> GatewayFacts:
+        return GatewayFacts(
+            gateway_id=gateway_id,
+            pid=os.getpid(),
+            url=f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}",
+            public_key=keys.public,
+            streams=streams,
+        )
+
+    address = ipc_address(options.runtime, "control")
+    async with AsyncControlClient(address, f"gateway:{gateway_id}") as control:
+        gateway = Gateway(
+            control=control, dial=dial, facts=facts, home=home.path, settings=settings
+        )
+        server = Server(gateway)
+        stopping = asyncio.create_task(_stop_with(server, stop))
+        log.info("gateway serves", host=host, port=port)
+        try:
+            await server.serve([listener])
+        finally:
+            stopping.cancel()
+            listener.close()
+
+
+async def _stop_with(server: Server, stop: threading.Event) -> None:
+    while not stop.is_set():  # noqa: ASYNC110 - signals and threads may set it at any moment
+        await asyncio.sleep(STOP_LOOK_S)
+    server.should_exit = True
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m paceline.gateway", description=__doc__)
+    parser.add_argument("--home", type=Path, required=True)
+    parser.add_argument("--runtime", type=Path, required=True)
+    parser.add_argument("--cluster-id", required=True)
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8000, help="0: any free one")
+    parser.add_argument("--api-key", help=f"else {API_KEY_VARIABLE}; without one everyone may ask")
+    parser.add_argument("--body-limit", type=int, default=Settings().body_bytes, metavar="BYTES")
+    parser.add_argument(
+        "--request-timeout", type=float, default=Settings().request_s, metavar="SECONDS"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,152 @@
+"""The cluster for people and programs: instances, nodes, events; each call asks the controller.
+
+When the controller is away these calls say so, and nothing else is touched by it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any, Protocol
+
+import msgspec
+from fastapi import APIRouter, Query, Request, Response
+
+from paceline.gateway.body import read_body
+from paceline.gateway.replies import KEEP_ALIVE
+from paceline.gateway.requests import converted, json_object
+from paceline.gateway.settings import Settings
+from paceline.gateway.sse import EventStream
+from paceline.types.errors import DeadlineExceeded, TransportError, Unavailable
+from paceline.types.states import Objective
+
+EVENTS_AT_ONCE = 256
+
+
+class Asks(Protocol):
+    """The controller, asked; `transport.control_async.AsyncControlClient` is the real one."""
+
+    async def ask(self, verb: str, body: dict[str, Any], timeout_s: float) -> Any:
+        """Raises what the controller answered, or DeadlineExceeded."""
+
+
+class NewInstance(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The body of POST /api/instances. A field that is null counts as not given."""
+
+    model: str
+    min_nodes: int | None = None
+    max_nodes: int | None = None
+    objective: Objective | None = None
+    dtype: str | None = None
+    kv_tokens: int | None = None
+
+
+class Admin:
+    def __init__(self, controller: Asks, settings: Settings) -> None:
+        self._controller = controller
+        self._settings = settings
+
+    def router(self) -> APIRouter:
+        router = APIRouter(prefix="/api")
+        router.add_api_route("/instances", self.instances)
+        router.add_api_route("/instances", self.create, methods=["POST"])
+        router.add_api_route("/instances/{name}", self.instance)
+        router.add_api_route("/instances/{name}", self.delete, methods=["DELETE"])
+        router.add_api_route("/nodes", self.nodes)
+        router.add_api_route("/status", self.status)
+        router.add_api_route("/placements", self.placements)
+        router.add_api_route("/events", self.events)
+        return router
+
+    async def instances(self) -> Response:
+        return await self._asked("instances.list", {})
+
+    async def create(self, request: Request) -> Response:
+        settings = self._settings
+        body = await read_body(request, max_bytes=settings.body_bytes, timeout_s=settings.body_s)
+        wish = converted(json_object(body), NewInstance)
+        return await self._asked("instances.create", msgspec.to_builtins(wish), status=201)
+
+    async def instance(self, name: str) -> Response:
+        return await self._asked("instances.get", {"id": name})
+
+    async def delete(self, name: str) -> Response:
+        return await self._asked("instances.delete", {"id": name})
+
+    async def nodes(self) -> Response:
+        return await self._asked("nodes.list", {})
+
+    async def status(self) -> Response:
+        return await self._asked("status", {})
+
+    async def placements(
+        self,
+        model: str,
+        min_nodes: int | None = None,
+        max_nodes: int | None = None,
+        objective: Objective | None = None,
+        dtype: str | None = None,
+        kv_tokens: int | None = None,
+    ) -> Response:
+        """Where an instance would be placed now, or why nowhere; nothing is started."""
+        wish = NewInstance(
+            model=model,
+            min_nodes=min_nodes,
+            max_nodes=max_nodes,
+            objective=objective,
+            dtype=dtype,
+            kv_tokens=kv_tokens,
+        )
+        return await self._asked("plan", msgspec.to_builtins(wish))
+
+    async def events(
+        self,
+        request: Request,
+        since: int = Query(default=0, ge=0),
+        limit: int = Query(default=EVENTS_AT_ONCE, ge=1, le=EVENTS_AT_ONCE),
+        follow: bool = True,
+    ) -> Response:
+        """Events with a number above `since`: those there are, or these and all to come."""
+        if not follow:
+            return await self._asked("events", {"since": since, "limit": limit})
+        seen = request.headers.get("last-event-id", "")
+        return EventStream(
+            self._follow(int(seen) if seen.isdecimal() else since),
+            write_s=self._settings.write_s,
+            on_close=lambda _: None,
+        )
+
+    async def _follow(self, since: int) -> AsyncIterator[bytes]:
+        loop, settings = asyncio.get_running_loop(), self._settings
+        wrote_at = loop.time()
+        yield b": events\n\n"
+        while True:
+            events = await self._events_after(since)
+            for event in events:
+                since = event["number"]
+                yield b"id: %d\ndata: %s\n\n" % (since, msgspec.json.encode(event))
+                wrote_at = loop.time()
+            if loop.time() - wrote_at > settings.keepalive_s:
+                yield KEEP_ALIVE
+                wrote_at = loop.time()
+            if len(events) < EVENTS_AT_ONCE:
+                await asyncio.sleep(settings.events_poll_s)
+
+    async def _events_after(self, since: int) -> list[dict[str, Any]]:
+        """None while the controller is away: it is asked again."""
+        try:
+            body = {"since": since, "limit": EVENTS_AT_ONCE}
+            events: list[dict[str, Any]] = await self._ask("events", body)
+        except Unavailable:
+            return []
+        return [event for event in events if event["number"] > since]
+
+    async def _asked(self, verb: str, body: dict[str, Any], status: int = 200) -> Response:
+        content = msgspec.json.encode(await self._ask(verb, body))
+        return Response(content, status_code=status, media_type="application/json")
+
+    async def _ask(self, verb: str, body: dict[str, Any]) -> Any:
+        try:
+            return await self._controller.ask(verb, body, self._settings.ask_s)
+        except (DeadlineExceeded, TransportError) as error:
+            raise Unavailable(str(error)) from error

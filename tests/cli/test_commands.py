@@ -1,0 +1,119 @@
+"""The commands as a person types them: output, exit codes, --json."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from paceline.cli.sizes import parse_bytes
+from tests.support.cluster import MODEL, local_cluster
+from tests.support.models import smollm2_dir
+
+
+def paceline(*words: str, home: Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "paceline.cli.main", "--home", str(home), *words],
+        capture_output=True,
+        text=True,
+        input=stdin,
+        timeout=120,
+        check=False,
+        env=os.environ | {"COLUMNS": "200", "TERM": "dumb"},
+    )
+
+
+@pytest.fixture
+def home(tmp_path) -> Path:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "models").symlink_to(smollm2_dir().parent)
+    return tmp_path / "home"
+
+
+def test_help_names_every_command(tmp_path):
+    shown = paceline("--help", home=tmp_path)
+    assert shown.returncode == 0
+    commands = ["up", "down", "run", "ps", "nodes", "models", "pull", "import", "rm", "place", "status", "events", "doctor"]
+    assert all(command in shown.stdout for command in commands)
+
+
+@pytest.mark.parametrize("words", [["frobnicate"], ["run"], ["up", "--nodes", "none"]])
+def test_wrong_use_is_exit_code_2(tmp_path, words):
+    assert paceline(*words, home=tmp_path).returncode == 2
+
+
+@pytest.mark.parametrize("command", ["ps", "nodes", "status", "events"])
+def test_without_a_cluster_they_say_what_to_do(tmp_path, command):
+    told = paceline(command, home=tmp_path)
+    assert told.returncode == 1
+    assert "paceline up" in told.stderr
+    as_json = paceline(command, "--json", home=tmp_path)
+    assert json.loads(as_json.stdout)["error"]["code"] == "unavailable"
+
+
+def test_down_without_a_cluster_is_done(tmp_path):
+    assert paceline("down", home=tmp_path).returncode == 0
+
+
+def test_models_and_pull(home):
+    listed = json.loads(paceline("models", "--json", home=home).stdout)
+    assert {"name": MODEL, "stored": True}.items() <= listed[0].items()
+    assert MODEL in paceline("pull", MODEL, home=home).stdout
+    missing = paceline("pull", "no-such-model", home=home)
+    assert missing.returncode == 1
+    assert "no-such-model" in missing.stderr
+
+
+def test_import_of_garbage_says_why(home, tmp_path):
+    garbage = tmp_path / "x.gguf"
+    garbage.write_bytes(b"not a model")
+    told = paceline("import", str(garbage), home=home)
+    assert told.returncode == 1
+    assert "x.gguf" in told.stderr
+
+
+def test_doctor(home):
+    found = json.loads(paceline("doctor", "--json", home=home).stdout)
+    assert all(finding["ok"] for finding in found), found
+
+
+@pytest.mark.real
+def test_run_starts_a_cluster_of_its_own_and_leaves_none(home):
+    asked = paceline(
+        "run", MODEL, "What is the capital of France?", "--nodes", "2", "--min-nodes", "2",
+        "--temperature", "0", "--max-tokens", "24", "--json", home=home,
+    )  # fmt: skip
+    assert asked.returncode == 0, asked.stderr
+    answer = json.loads(asked.stdout)
+    assert "Paris" in answer["text"]
+    assert [seat["rank"] for seat in answer["placement"]] == [0, 1]
+    assert len(answer["token_ids"]) == answer["timings"]["tokens"]
+    assert len(answer["prompt_token_ids"]) == answer["timings"]["prompt_tokens"]
+    assert answer["finish_reason"] in ("stop", "length")
+
+
+@pytest.mark.real
+def test_commands_on_a_running_cluster(tmp_path):
+    with local_cluster(tmp_path / "h", nodes=1) as cluster:
+        home = cluster.home.path
+        made = json.loads(paceline("place", MODEL, "--json", home=home).stdout)
+        cluster.ready(made["id"])
+        plan = json.loads(paceline("place", MODEL, "--dry-run", "--json", home=home).stdout)
+        assert len(plan["placement"]["seats"]) == 1
+        assert made["id"] in paceline("ps", home=home).stdout
+        assert "node-1" in paceline("nodes", home=home).stdout
+        assert "ready" in paceline("status", home=home).stdout
+        assert "is placed" in paceline("events", home=home).stdout
+        asked = paceline("run", MODEL, "--temperature", "0", home=home, stdin="Say hi")
+        assert asked.returncode == 0, asked.stderr
+        assert paceline("rm", made["id"], home=home).returncode == 0
+        assert paceline("down", home=home).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "count"), [("2GiB", 2**31), ("700 MiB", 700 * 2**20), ("1.5GB", 1_500_000_000)]
+)
+def test_sizes(text, count):
+    assert parse_bytes(text) == count
