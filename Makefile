@@ -19,14 +19,14 @@ proof: $(STAMP)
 	@$(BIN)/python -m pytest -q -m proof $(TESTS)
 
 check: $(STAMP)
-	@$(BIN)/ruff format --check --quiet paceline tests setup.py
-	@$(BIN)/ruff check --quiet paceline tests setup.py
+	@$(BIN)/ruff format --check --quiet paceline tests benchmarks setup.py
+	@$(BIN)/ruff check --quiet paceline tests benchmarks setup.py
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
 
 format: $(STAMP)
-	@$(BIN)/ruff format paceline tests setup.py
-	@$(BIN)/ruff check --fix paceline tests setup.py
+	@$(BIN)/ruff format paceline tests benchmarks setup.py
+	@$(BIN)/ruff check --fix paceline tests benchmarks setup.py
 
 bench: $(STAMP)
 	@$(BIN)/python -m benchmarks

@@ -22,7 +22,7 @@ from paceline.types.errors import CheckpointError, InvalidRequest
 
 MAX_CHARS = 8 << 20
 """Longest text that a template may write."""
-MAX_STEPS = 1 << 20
+MAX_STEPS = 1 << 18
 """Most turns of loops, and calls of macros, in one rendering."""
 
 Clock = Callable[[], datetime]

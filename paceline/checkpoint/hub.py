@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -22,6 +23,8 @@ _CHILD_ENV = {
     "HF_HUB_DISABLE_XET": "1",
 }
 """Plain HTTP resumes from the bytes on disk and shows them growing; Xet does neither."""
+
+_COMMIT = re.compile(r"[0-9a-f]{40,64}")
 
 _WANTED_NAMES = frozenset({
     "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
@@ -77,9 +80,12 @@ def _list(source: HubSource, into: Path) -> HubListing:
         report=Progress("hub", 0, None, f"asking for {source.repo}"),
     )
     try:
-        return msgspec.json.decode(output, type=HubListing)
+        listing = msgspec.json.decode(output, type=HubListing)
     except msgspec.DecodeError as error:
         raise Failed(f"the answer makes no sense: {error}") from error
+    if not _COMMIT.fullmatch(listing.commit):
+        raise Failed(f"the answer names no commit, but {listing.commit!r:.80}")
+    return listing
 
 
 def _fetch(

@@ -17,7 +17,7 @@ from paceline.controller.ledger import Ledger
 from paceline.controller.models import Models
 from paceline.controller.nodes import NodeState
 from paceline.controller.store import Store
-from paceline.controller.views import find, instance_view, instance_views, node_views, sentences
+from paceline.controller.views import instance_view, instance_views, node_views, sentences
 from paceline.planner import NodeBudget, plan, resolve_dtype
 from paceline.types.control import Answer, Ask
 from paceline.types.errors import InvalidRequest, NotFound, PacelineError
@@ -153,7 +153,7 @@ class Desk:
         return instance_view(self._facts(), self._book, inst)
 
     def _found(self, instance: str) -> InstanceBook:
-        inst = find(self._book, instance)
+        inst = self._book.instances.get(InstanceId(instance))
         if inst is None:
             there = ", ".join(self._book.instances) or "none"
             raise NotFound(f"no instance {instance!r}; there are: {there}")

@@ -15,8 +15,8 @@ _NODE_SENTENCES = {
     NodeState.READY: "{name} is ready",
     NodeState.SUSPECT: "{name} is suspect: it is or was silent for {silence:.1f} s; "
     "nothing new is placed there",
-    NodeState.UNREACHABLE: "{name} is unreachable for {silence:.1f} s, but its runners are not; "
-    "nothing moves",
+    NodeState.UNREACHABLE: "{name} is unreachable: silent for {silence:.1f} s, but not all "
+    "of its runners are; nothing moves",
     NodeState.LOST: "{name} is lost: silent for {silence:.1f} s, and nobody vouches for it",
 }
 

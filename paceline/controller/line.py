@@ -26,9 +26,8 @@ ALL_ANEW_AFTER = 3
 def keep_line(p: Pass, inst: InstanceBook, seats: Sequence[SeatSeen]) -> Iterator[Action]:
     """The next thing to do for the line. A line that stands is left alone while its runners are
     merely not heard."""
-    filled = all(seat.stage is Stage.FILLED for seat in seats)
     if inst.epoch is None:
-        if filled and p.is_due(inst):
+        if all(_is_willing(p, seat) for seat in seats) and p.is_due(inst):
             yield from _open(p, inst, seats)
         return
     why = _why_broken(p, inst, inst.epoch, seats)
@@ -40,6 +39,12 @@ def keep_line(p: Pass, inst: InstanceBook, seats: Sequence[SeatSeen]) -> Iterato
     if inst.state is not InstanceState.READY and _all_in(seats, RunnerState.READY):
         sentence = f"{inst.id} ({inst.wish.model}) is ready: all of epoch {inst.epoch} are"
         yield Move(sentence=sentence, instance=inst.id, event=InstanceEvent.ALL_READY)
+
+
+def _is_willing(p: Pass, seat: SeatSeen) -> bool:
+    if seat.stage is not Stage.FILLED or seat.runner is None:
+        return False
+    return p.facts.silence_s(seat.runner.heard_at, p.now) < p.timing.suspect_s
 
 
 def _open(p: Pass, inst: InstanceBook, seats: Sequence[SeatSeen]) -> Iterator[Action]:

@@ -1,8 +1,8 @@
 """Who is there: ready, suspect, unreachable or lost.
 
 Lost needs silence and a witness: a neighbour in the line whose data link fell silent too. A
-neighbour that still hears it vouches, and nothing moves. Where nobody can be a witness (no running
-line, or a line of one) silence alone decides, at once or after a longer patience. Gateways are not
+neighbour that still hears it vouches, and nothing moves. Where no line stands silence alone decides;
+where one does and nobody can be a witness (a line of one), after a longer patience. Gateways are not
 asked yet: their beats say nothing of their links.
 """
 
@@ -16,6 +16,8 @@ from paceline.controller.facts import Facts, NodeSeen, RunnerSeen
 from paceline.controller.timing import Timing
 from paceline.types.ids import NodeName, RunnerId
 from paceline.types.states import RunnerState
+
+_SERVING = frozenset({RunnerState.READY, RunnerState.DRAINING})
 
 IN_A_LINE = frozenset(
     {RunnerState.CONNECTING, RunnerState.WARMING, RunnerState.READY, RunnerState.DRAINING}
@@ -53,7 +55,7 @@ def is_silent(facts: Facts, book: Book, runner: RunnerId, now: float, timing: Ti
     silence_s = facts.silence_s(seen.heard_at, now)
     if silence_s < timing.lost_s:
         return False
-    if not _is_running_line(seen):
+    if not _is_serving(book, seen):
         return True
     words = list(_witnesses(facts, book, seen, now, timing))
     if any(word < timing.suspect_s for word in words):
@@ -91,18 +93,21 @@ def _superseded(node: NodeSeen, runner: RunnerBook) -> bool:
     return node.facts.incarnation != runner.incarnation
 
 
-def _is_running_line(seen: RunnerSeen) -> bool:
-    line = seen.facts.line
-    return seen.facts.state in IN_A_LINE and not (line and line.broken)
+def _is_serving(book: Book, seen: RunnerSeen) -> bool:
+    """Whether tokens may flow through it: its line stands, by its own word and by the book."""
+    seat, offer, line = seen.facts.seat, seen.facts.offer, seen.facts.line
+    inst = book.instances.get(seat.instance) if seat else None
+    stands = inst is not None and offer is not None and offer.epoch == inst.epoch
+    return stands and seen.facts.state in _SERVING and not (line and line.broken)
 
 
 def _witnesses(
     facts: Facts, book: Book, accused: RunnerSeen, now: float, timing: Timing
 ) -> Iterator[float]:
     """Seconds of silence that each neighbour with a voice of its own has met with."""
-    seat, offer = accused.facts.seat, accused.facts.offer
+    seat = accused.facts.seat
     inst = book.instances.get(seat.instance) if seat else None
-    if seat is None or offer is None or inst is None:
+    if seat is None or inst is None:
         return
     size = len(inst.seats)
     for rank, place in enumerate(inst.seats):
@@ -112,10 +117,10 @@ def _witnesses(
         heard_s = facts.silence_s(seen.heard_at, now)
         if heard_s >= timing.suspect_s:
             continue
-        if not _is_running_line(seen) or not seen.facts.offer or seen.facts.line is None:
+        line = seen.facts.line
+        if line is None or not _is_serving(book, seen):
             yield float("inf")
-        elif seen.facts.offer.epoch == offer.epoch:
-            line = seen.facts.line
+        else:
             toward = []
             if (rank + 1) % size == seat.rank:
                 toward.append(line.downstream_silence_s)

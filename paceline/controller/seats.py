@@ -22,6 +22,10 @@ from paceline.types.states import RunnerState, TaskKind, TaskState
 from paceline.types.tasks import Fetch, Load
 
 
+RENEW_AFTER = 4
+"""Failures of a seat in a row, from which on a failed task costs its runner the process."""
+
+
 class Stage(StrEnum):
     MISSING = "missing"
     """No runner sits there."""
@@ -222,17 +226,27 @@ def _order_shard(p: Pass, seat: SeatSeen) -> Iterator[Action]:
         yield from kill(p, runner, "it is in a line with other layers than its seat has now")
         return
     fetch, load = (_live_or_last(p, seat, kind) for kind in (TaskKind.FETCH, TaskKind.LOAD))
-    if any(task and not task.state.is_terminal for task in (fetch, load)):
+    given = [task for task in (fetch, load) if task is not None]
+    if any(not task.state.is_terminal for task in given):
+        return
+    failures = seat.seat.patience.backoff.ends
+    if failures >= RENEW_AFTER and any(task.state is TaskState.FAILED for task in given):
+        runner = p.book.runners[facts.runner_id]
+        yield from kill(p, runner, f"its seat failed {failures} times in a row")
         return
     p.wake_at(seat.seat.patience.not_before)
     if seat.seat.patience.not_before <= p.now:
-        yield _order_load(p, seat) if _has_fetched(seat, fetch) else _order_fetch(p, seat)
+        yield _order_load(p, seat) if _has_files(seat, fetch) else _order_fetch(p, seat)
 
 
-def _has_fetched(seat: SeatSeen, fetch: TaskBook | None) -> bool:
+def _has_files(seat: SeatSeen, fetch: TaskBook | None) -> bool:
+    """Known by a fetch that is complete, or because it holds other layers of the model."""
+    model = seat.inst.wish.model
+    if seat.runner is not None and seat.runner.facts.model == model:
+        return True
     if fetch is None or fetch.state is not TaskState.COMPLETE:
         return False
-    return isinstance(fetch.task, Fetch) and fetch.task.model == seat.inst.wish.model
+    return isinstance(fetch.task, Fetch) and fetch.task.model == model
 
 
 def _order_fetch(p: Pass, seat: SeatSeen) -> Order:

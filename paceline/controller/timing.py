@@ -44,7 +44,7 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     keep_tasks_s: float = 60.0
     """How long a finished task is remembered."""
     longest_wait_s: float = 0.25
-    deadlines_s: dict[TaskKind, float] = DEADLINES_S
+    deadlines_s: dict[TaskKind, float] = msgspec.field(default_factory=DEADLINES_S.copy)
 
 
 DEFAULT_TIMING = Timing()

@@ -143,7 +143,7 @@ def _attend(
             soft_capped(scores, softcap)
         hidden = keys > positions[live, :, None]
         if window:
-            hidden |= keys < positions[live, :, None] - window
+            hidden |= keys <= positions[live, :, None] - window
         scores.masked_fill_(hidden[:, None, None], -torch.inf)
         top[live] = top[live].maximum(scores.amax(-1))
         seen.append((live, held, keys, scores))

@@ -57,10 +57,7 @@ class Home:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.logs.mkdir(exist_ok=True)
         except OSError as error:
-            raise Unavailable(
-                f"cannot make {self.path}: {error.strerror}; set {HOME_VARIABLE} to a directory "
-                "that you may write to"
-            ) from error
+            raise self._unusable(error) from error
 
     def log_file(self, role: str, name: str) -> Path:
         """The file that a process of this role and name logs to."""
@@ -71,12 +68,15 @@ class Home:
         return runtime_directory(self.path)
 
     def cluster_id(self) -> str:
-        """Made once per home and never changed. Call it under `lock`."""
+        """Made once per home and never changed. Call it under `lock`. Raises Unavailable."""
         with suppress(FileNotFoundError):
             if known := self._cluster_id.read_text().strip():
                 return known
         made = fresh_id("cluster")
-        write_whole(self._cluster_id, f"{made}\n".encode())
+        try:
+            write_whole(self._cluster_id, f"{made}\n".encode())
+        except OSError as error:
+            raise self._unusable(error) from error
         return made
 
     def read_run(self) -> RunInfo | None:
@@ -93,11 +93,15 @@ class Home:
     def lock(self) -> Iterator[None]:
         """Holds the home for as long as this process lives or the block lasts.
 
-        Raises Unavailable, naming the holder, when another process holds it. The lock is the
+        Raises Unavailable, naming the holder, when another process holds it, or when the
+        directory cannot be written to. The lock is the
         kernel's and ends with its holder; the words in the file only say who that is.
         """
         self.create()
-        fd = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fd = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise self._unusable(error) from error
         try:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -112,6 +116,12 @@ class Home:
             yield
         finally:
             os.close(fd)
+
+    def _unusable(self, error: OSError) -> Unavailable:
+        return Unavailable(
+            f"cannot write to {self.path}: {error.strerror}; make room or set {HOME_VARIABLE} to "
+            "a directory that you may write to"
+        )
 
     def _refusal(self) -> str:
         holder, run = read_struct(self._lock, Holder), self.read_run()

@@ -77,11 +77,11 @@ def sweep_sockets(runtime: Path) -> list[Path]:
     """Removes the socket files that no living process has bound, and returns them.
 
     What a killed process leaves behind. A socket's file is there a moment before the kernel
-    lists it, hence only files that have settled are looked at.
+    lists it, hence only files that have settled are looked at; and a kernel that lists none of
+    this directory may well be one that lists none at all, hence then nothing is removed.
     """
-    try:
-        bound = {line.split()[-1] for line in _UNIX_SOCKETS.read_text().splitlines()[1:]}
-    except OSError:
+    bound = _bound_paths()
+    if not any(path.startswith(f"{runtime}/") for path in bound):
         return []
     swept = []
     for path in _sockets(runtime):
@@ -91,6 +91,15 @@ def sweep_sockets(runtime: Path) -> list[Path]:
                 path.unlink()
                 swept.append(path)
     return swept
+
+
+def _bound_paths() -> set[str]:
+    """Of all living sockets: the eighth column, where there is one (proc(5))."""
+    try:
+        rows = [line.split(maxsplit=7) for line in _UNIX_SOCKETS.read_text().splitlines()]
+    except OSError:
+        return set()
+    return {row[7] for row in rows if len(row) == 8}
 
 
 def _sockets(runtime: Path) -> list[Path]:

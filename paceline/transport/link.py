@@ -14,15 +14,16 @@ from paceline.transport.sockets import DRAIN_LIMIT, Context, Socket, bound, conn
 from paceline.types.facts import LinkOffer
 from paceline.types.ids import Epoch
 
-LINK_MESSAGES = 16
-"""Frames that wait on either side: a little over the batches in flight."""
+LINK_MESSAGES = 32
+"""Frames that wait on either side. libzmq counts in halves: at least 16 always find room, which
+is a little over the batches in flight."""
 MAX_FRAME_BYTES = 128 * 2**20
 BEAT_S = 0.25
 HELLO_S = 0.05
 
 
 class Link:
-    """Made by `Door.accept` on the upstream side's neighbour and `Link.connect` on the other.
+    """Made by `Door.accept` for the neighbour upstream, by `Link.connect` for the one downstream.
 
     Sequence numbers start at 1 with the first frame that is no hello; a lost, repeated or foreign
     frame breaks the link. Once broken, every call raises LinkBroken with the same reason.

@@ -197,7 +197,7 @@ def test_a_broken_hub_download_is_resumed(tmp_path: Path, monkeypatch: pytest.Mo
         monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
         hub.stall_after = 3 << 20
         with monkeypatch.context() as patch:
-            patch.setattr(hub_module, "_FETCH_LIMITS", Limits(stall_s=2, total_s=20))
+            patch.setattr(hub_module, "_FETCH_LIMITS", Limits(stall_s=1.5, total_s=20))
             with pytest.raises(CheckpointError, match="nothing arrived for 2 s"):
                 pull("tiny", store, card=source)
         assert not store.has("tiny")

@@ -35,7 +35,7 @@ def until(condition: Callable[[], object], timeout_s: float = 20) -> None:
 
 def alive(pid: int) -> bool:
     try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
 
@@ -69,7 +69,7 @@ class LocalHarness:
 
     def facts(self) -> NodeFacts:
         self._listen(0.02)
-        until(lambda: self._newest or self._listen(0.02))
+        until(self._has_heard)
         assert self._newest is not None
         return self._newest
 
@@ -96,6 +96,10 @@ class LocalHarness:
     def close(self) -> None:
         self.lose_node()
         self._control.close()
+
+    def _has_heard(self) -> bool:
+        self._listen(0.02)
+        return self._newest is not None
 
     def _listen(self, timeout_s: float) -> None:
         for peer, message in self._control.receive(timeout_s):

@@ -116,12 +116,9 @@ def health(info: RunInfo) -> int | None:
 
 
 def gateway_pid(parent: int) -> int:
-    [pid] = [
-        child.pid
-        for child in psutil.Process(parent).children()
-        if "gateway.py" in child.cmdline()[1]
-    ]
-    return pid
+    children = psutil.Process(parent).children()
+    [gateway] = [child for child in children if "gateway.py" in child.cmdline()[1]]
+    return int(gateway.pid)
 
 
 def files_of(base: Path) -> list[Path]:
@@ -151,6 +148,22 @@ def test_it_comes_up_tells_where_and_leaves_nothing(
     assert files_of(base) == []
     again = start(options)
     assert again.wait_ready(30).cluster_id == info.cluster_id
+
+
+def test_the_key_goes_to_the_gateway_alone_and_shows_on_no_command_line(
+    start: Start, options: UpOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PACELINE_API_KEY", "of another cluster")
+    keyed = start(msgspec.structs.replace(options, api_key="secret"))
+    assert keyed.wait_ready(30).api_key == "secret"
+    gateway = psutil.Process(gateway_pid(keyed.pid))
+    assert gateway.environ()["PACELINE_API_KEY"] == "secret"
+    family = [psutil.Process(keyed.pid), *psutil.Process(keyed.pid).children(recursive=True)]
+    assert not any("secret" in " ".join(process.cmdline()) for process in family)
+    keyed.stop()
+    keyless = start(options)
+    assert keyless.wait_ready(30).api_key is None
+    assert psutil.Process(gateway_pid(keyless.pid)).environ()["PACELINE_API_KEY"] == ""
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

@@ -14,6 +14,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from paceline.cluster.local.cluster import LocalCluster
+from paceline.controller.book import InstanceBook
 from paceline.controller.controller import Controller, open_book
 from paceline.controller.events import EventLog
 from paceline.controller.facts import ModelSeen
@@ -278,9 +279,7 @@ class SimRunner:
             epoch=self.epoch,
             offer=offer,
             line=health if line else None,
-            load=StreamLoad(
-                running=0, waiting=0, pages_free=9, pages_total=9, tokens_emitted=0
-            ),
+            load=StreamLoad(running=0, waiting=0, pages_free=9, pages_total=9, tokens_emitted=0),
             tasks=tuple(self.statuses.values())[-32:],
             numerics_id="n",
             reason=self.reason,
@@ -392,7 +391,9 @@ class World:
         self.pids = itertools.count(1000)
         self.routes: Routes | None = None
         self._home = home
+        self._plans: list[tuple[float, Callable[[], None]]] = []
         self._mail: list[tuple[float, int, str, str, Any]] = []
+        self._last_at: dict[tuple[str, str], float] = {}
         self._count = itertools.count()
         self._gateway_beats_at = self.now
         self.store = Store(Path(":memory:"))
@@ -426,8 +427,6 @@ class World:
         name = f"i-{next(self._count)}"
         wish = InstanceWish(id=name, model="smol", **options)
         self.store.put(wish)
-        from paceline.controller.book import InstanceBook
-
         self.controller.book.instances[name] = InstanceBook(wish=wish)
         return name
 
@@ -445,7 +444,9 @@ class World:
         copies = 0 if self.random.random() < self.loss else 1
         copies += self.random.random() < self.repeat
         for _ in range(copies):
-            at = self.now + self.random.uniform(0.0, self.delay_s)
+            delayed = self.now + self.random.uniform(0.0, self.delay_s)
+            # A connection keeps its order, as TCP and ZeroMQ do.
+            at = self._last_at[sender, to] = max(delayed, self._last_at.get((sender, to), 0.0))
             heapq.heappush(self._mail, (at, next(self._count), sender, to, message))
 
     def _place(self, peer: str) -> str:
@@ -513,6 +514,16 @@ class World:
 
     # --- time ------------------------------------------------------------------------------------
 
+    def later(self, seconds: float, what: Callable[[], None]) -> None:
+        self._plans.append((self.now + seconds, what))
+
+    def end_faults(self) -> None:
+        """From now on the network can be trusted and nothing fails; what hangs, hangs."""
+        self.loss = self.repeat = self.delay_s = self.task_failures = 0.0
+        for _, what in self._plans:
+            what()
+        self._plans.clear()
+
     def run(self, seconds: float, until: Callable[[], bool] = lambda: False) -> bool:
         """Lets time pass; True as soon as `until` holds."""
         end = self.now + seconds
@@ -524,6 +535,10 @@ class World:
         return until()
 
     def _tick(self) -> None:
+        due = [what for at, what in self._plans if at <= self.now]
+        self._plans = [plan for plan in self._plans if plan[0] > self.now]
+        for what in due:
+            what()
         if self.controller_up:
             self.controller.wake()
         for node in self.nodes.values():

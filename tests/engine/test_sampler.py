@@ -253,6 +253,14 @@ def test_what_has_no_weight_is_never_taken(weights: list[float], u: float) -> No
     assert weights[invert_cdf(np.array(weights, dtype=np.float32), u)] > 0
 
 
+def test_rounding_never_leads_past_the_end() -> None:
+    random_weights = np.random.default_rng(3)
+    for _ in range(2000):
+        weights = np.exp(-random_weights.uniform(0, 40, 300)).astype(np.float32)
+        weights[290:] = 0.0
+        assert weights[invert_cdf(weights, 1 - 2**-53)] > 0
+
+
 # --- processors ----------------------------------------------------------------------------------
 
 
@@ -303,6 +311,12 @@ def test_no_end_before_min_tokens() -> None:
     assert drawn == [5, 5, 7]
     resumed = sampler_of(admission(emitted_ids=(5,), **style), vocab=20)
     assert [resumed.sample([0], logits[None])[0].id for _ in range(2)] == [5, 7]
+
+
+def test_a_vocabulary_of_nothing_but_stops_still_gives_a_token() -> None:
+    sampler = Sampler(2, frozenset({0, 1}))
+    sampler.admit(admission(prompt_ids=(0,), min_tokens=5))
+    assert sampler.sample([0], torch.zeros(1, 2))[0].id in (0, 1)
 
 
 def test_the_logits_of_the_caller_stay_as_they_are() -> None:

@@ -71,6 +71,23 @@ def test_an_address_is_bindable_up_to_the_limit_and_refused_beyond(base: Path) -
         ipc_address(base, longest + "n")
 
 
+def test_the_sweep_knows_paths_with_spaces_and_a_kernel_that_tells_nothing(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = base / "a b"
+    runtime.mkdir(parents=True)
+    with socket.socket(socket.AF_UNIX) as alive:
+        alive.bind(str(runtime / "alive"))
+        os.utime(runtime / "alive", (1.0, 1.0))
+        assert sweep_sockets(runtime) == []
+        for told in ("Num RefCount\n", None):
+            table = runtime / "table"
+            table.write_text(told) if told else table.unlink()
+            monkeypatch.setattr("paceline.process.runtime._UNIX_SOCKETS", table)
+            assert sweep_sockets(runtime) == []
+        assert (runtime / "alive").exists()
+
+
 def test_the_sweep_takes_dead_sockets_and_nothing_else(base: Path) -> None:
     base.mkdir()
     dead, fresh, plain = base / "dead", base / "fresh", base / "plain"

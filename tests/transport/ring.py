@@ -14,7 +14,7 @@ from paceline.transport.door import Door
 from paceline.transport.errors import LinkFull
 from paceline.transport.frames import Body, Frame, Tensor
 from paceline.transport.keys import KeyPair
-from paceline.transport.link import Link
+from paceline.transport.link import LINK_MESSAGES, Link
 from paceline.types.facts import LinkOffer
 from paceline.types.ids import Epoch
 
@@ -56,7 +56,7 @@ def opened(
     context: zmq.Context[zmq.Socket[bytes]],
     directory: Path | None,
     host: str | None = None,
-    messages: int = 16,
+    messages: int = LINK_MESSAGES,
 ) -> Iterator[Pair]:
     mine, theirs = KeyPair.fresh(), KeyPair.fresh()
     with ExitStack() as stack:

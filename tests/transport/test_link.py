@@ -10,10 +10,10 @@ import zmq
 
 from paceline.transport.door import Door
 from paceline.transport.errors import AddressUnusable, FrameDamaged, LinkBroken, LinkFull
-from paceline.transport.frames import Beat, Body, Frame, Hello, Tensor, encode
+from paceline.transport.frames import Beat, Body, Frame, Hello, Tensor, decode, encode
 from paceline.transport.keys import KeyPair
 from paceline.transport.link import BEAT_S, MAX_FRAME_BYTES, Link
-from paceline.transport.sockets import leftovers, unlock
+from paceline.transport.sockets import guard, leftovers, unlock
 from paceline.types.ids import Epoch
 from paceline.types.step import Sampled, Span, Step
 from tests.transport.ring import (
@@ -191,6 +191,25 @@ def test_a_neighbour_that_breaks_the_rules_breaks_the_link(
             link.send(STEP, None, time.monotonic())
 
 
+def test_an_answer_that_was_lost_is_given_again(context: Context, runtime: Path) -> None:
+    mine, theirs = KeyPair.fresh(), KeyPair.fresh()
+    with (
+        Door.open(EPOCH, 1, directory=runtime, keys=theirs, context=context) as door,
+        context.socket(zmq.DEALER) as peer,
+    ):
+        door.admit([mine.public])
+        link = door.accept(0)
+        unlock(peer, mine, theirs.public)
+        peer.linger = 0
+        peer.connect(door.address)
+        for _ in range(3):
+            peer.send_multipart(frame(0, Hello(0, True, False)))
+            assert link.socket.poll(DEADLINE_S * 1000)
+            assert link.receive(time.monotonic()) is None
+            assert peer.poll(DEADLINE_S * 1000)
+            assert decode(peer.recv_multipart()).body == Hello(1, True, True)
+
+
 def test_a_closed_link_says_so(context: Context, runtime: Path) -> None:
     with opened(context, runtime) as pair:
         pair.up.close()
@@ -236,6 +255,17 @@ def test_a_door_of_another_key_is_not_entered(context: Context, runtime: Path) -
         door.admit([mine.public])
         with Link.connect(offer_of(door, other), rank=0, keys=mine, context=context) as link:
             assert link.socket.poll(300, zmq.POLLOUT) == 0
+
+
+def test_without_an_authenticator_nobody_gets_in(context: Context) -> None:
+    keys, anybody = KeyPair.fresh(), KeyPair.fresh()
+    with context.socket(zmq.DEALER) as door, context.socket(zmq.DEALER) as peer:
+        guard(door, keys, "a-domain")
+        port = door.bind_to_random_port("tcp://127.0.0.1")
+        unlock(peer, anybody, keys.public)
+        peer.immediate = True
+        peer.connect(f"tcp://127.0.0.1:{port}")
+        assert peer.poll(300, zmq.POLLOUT) == 0
 
 
 def test_who_comes_before_it_is_admitted_waits_and_gets_in(context: Context, runtime: Path) -> None:

@@ -73,7 +73,7 @@ def test_a_stopped_neighbour_falls_silent_fills_up_and_carries_on(peer: Peer) ->
     process.send_signal(signal.SIGSTOP)
     os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
     sent = fill(link, Step(number=7), BLOCK)
-    assert sent >= LINK_MESSAGES
+    assert sent >= LINK_MESSAGES // 2
     assert sent * len(BLOCK.data) < 64 * 2**20
     wait_until(link, lambda: silence(link) > 0.6)
     with pytest.raises(LinkFull):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from types import TracebackType
@@ -15,6 +16,9 @@ from paceline.process.home import Home, RunInfo
 from paceline.process.logs import configure
 from paceline.process.spawn import Child
 from paceline.types.errors import DeadlineExceeded, PacelineError, Unavailable
+
+OPTIONS_VARIABLE = "PACELINE_UP_OPTIONS"
+"""The options travel in the environment, for there may be a key among them."""
 
 _POLL_S = 0.05
 
@@ -69,9 +73,10 @@ def start_detached(options: UpOptions) -> Detached:
     home.create()
     words = msgspec.json.encode(options).decode()
     child = Child(
-        [sys.executable, "-m", "paceline.cluster.local.detached", words],
+        [sys.executable, "-m", "paceline.cluster.local.detached"],
         name="up",
         output=home.logs / "up-cluster.out",
+        env={OPTIONS_VARIABLE: words},
         # It has children of its own to end in order, and whoever calls this may be a thread.
         kernel_kills=False,
     )
@@ -79,7 +84,7 @@ def start_detached(options: UpOptions) -> Detached:
 
 
 def main() -> int:
-    options = msgspec.json.decode(sys.argv[1], type=UpOptions)
+    options = msgspec.json.decode(os.environ.pop(OPTIONS_VARIABLE), type=UpOptions)
     configure("up", "cluster", Home(options.home).log_file("up", "cluster"))
     try:
         return run_parent(options, lambda _: None)

@@ -14,6 +14,8 @@ from paceline.types.errors import InvalidRequest
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8000
 MAX_NODES = 64
+API_KEY_VARIABLE = "PACELINE_API_KEY"
+"""How the gateway is told the key: not on the command line, which others can read."""
 HEADROOM_BYTES = 2**30
 """Left to the controller, the gateway, the supervisors and the rest of the machine."""
 
@@ -41,6 +43,8 @@ class UpOptions(msgspec.Struct, frozen=True, kw_only=True):
     host: str = DEFAULT_HOST
     port: int = DEFAULT_PORT
     """0: any free one."""
+    api_key: str | None = None
+    """What the gateway asks of its clients; None: nothing."""
     programs: Programs = Programs()
 
 
@@ -58,6 +62,8 @@ class Command(msgspec.Struct, frozen=True, kw_only=True):
     """controller, gateway or node"""
     name: str
     argv: tuple[str, ...]
+    env: dict[str, str] = {}
+    """Added to ours."""
 
 
 class SiblingStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,7 +122,13 @@ def commands(
     programs = options.programs
     made = [
         Command(role="controller", name="controller", argv=_argv(programs.controller, common)),
-        Command(role="gateway", name="gateway", argv=_argv(programs.gateway, served)),
+        Command(
+            role="gateway",
+            name="gateway",
+            argv=_argv(programs.gateway, served),
+            # Also when empty: a key in our environment is for a cluster that we talk to.
+            env={API_KEY_VARIABLE: options.api_key or ""},
+        ),
     ]
     for number in range(1, options.nodes + 1):
         node = common | {

@@ -26,7 +26,7 @@ class Sibling:
     ) -> None:
         self.role = command.role
         self.name = command.name
-        self._argv = command.argv
+        self._command = command
         self._output = logs / f"{command.role}-{command.name}.out"
         self._clock = clock
         self._child: Child | None = None
@@ -73,7 +73,13 @@ class Sibling:
 
     def _start(self) -> None:
         try:
-            self._child = Child(self._argv, name=self.name, output=self._output, clock=self._clock)
+            self._child = Child(
+                self._command.argv,
+                name=self.name,
+                output=self._output,
+                env=self._command.env,
+                clock=self._clock,
+            )
         except OSError as error:
             self._note(ChildExit.of_none(NEVER_STARTED, f"could not be started: {error}"))
             return

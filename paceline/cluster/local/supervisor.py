@@ -39,7 +39,7 @@ STOP_GRACE_S = 1.5
 STOP_WITHIN_S = 2.5
 RUNNER_LOGS_KEPT = 200
 
-log = get_logger(__name__)
+log = get_logger("paceline.cluster.local.supervisor")
 
 
 class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):

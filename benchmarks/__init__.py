@@ -1,0 +1,1 @@
+"""What Paceline reaches on this machine. Numbers are compared within one run only."""
