@@ -38,6 +38,9 @@ class Metadata:
 
     def __init__(self, file: GgufFile) -> None:
         self.file = file
+        parts = self.find("split.count", int) or 1
+        if parts > 1:
+            raise file.error(f"one of {parts} parts; join them with llama-gguf-split --merge first")
         self.arch = self.get("general.architecture", str)
         if self.arch not in SUPPORTED:
             raise file.error(

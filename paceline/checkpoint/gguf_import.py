@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from paceline.checkpoint.facts import Checkpoint
 from paceline.checkpoint.gguf_config import Metadata, hf_config
 from paceline.checkpoint.gguf_file import GgufFile
@@ -42,9 +44,9 @@ def import_gguf(
         try:
             _write(metadata, staged, on_progress, max_file_bytes)
             _check(gguf, staged)
-        except OSError as error:
+            return store.adopt(staged, name, source or f"GGUF file {file.name}", on_progress)
+        except (OSError, SafetensorError) as error:
             raise gguf.error(f"cannot be converted: {error}") from error
-        return store.adopt(staged, name, source or f"GGUF file {file.name}", on_progress)
 
 
 def _check(gguf: GgufFile, staged: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 
 import msgspec
@@ -17,6 +16,7 @@ from paceline.types.errors import CheckpointError
 _LIST_LIMITS = Limits(stall_s=8.0, total_s=8.0)
 _FETCH_LIMITS = Limits(stall_s=60.0, total_s=24 * 3600.0)
 
+_CHILD = str(Path(__file__).with_name("hub_child.py"))
 _CHILD_ENV = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -73,7 +73,10 @@ def is_wanted(name: str) -> bool:
 
 def _list(source: HubSource, into: Path) -> HubListing:
     output = run_watched(
-        _child("list", source.repo, source.revision),
+        _CHILD,
+        "list",
+        source.repo,
+        source.revision,
         limits=_LIST_LIMITS,
         watch=into,
         env=_CHILD_ENV,
@@ -98,7 +101,12 @@ def _fetch(
     total = sum(file.size for file in files)
     wanted = [f"{file.size}:{file.name}" for file in files]
     run_watched(
-        _child("fetch", source.repo, commit, str(directory), *wanted),
+        _CHILD,
+        "fetch",
+        source.repo,
+        commit,
+        str(directory),
+        *wanted,
         limits=_FETCH_LIMITS,
         watch=directory,
         env=_CHILD_ENV,
@@ -116,7 +124,3 @@ def _verify(file: Path, expected: str | None, on_progress: OnProgress) -> None:
         raise CheckpointError(
             f"{file.name}: SHA-256 is {found}, but {expected} was expected; it was removed"
         )
-
-
-def _child(*arguments: str) -> list[str]:
-    return [sys.executable, "-P", str(Path(__file__).with_name("hub_child.py")), *arguments]

@@ -1,4 +1,4 @@
-"""The child process that talks to the Hugging Face hub; run by path, on its own.
+"""The process that talks to the Hugging Face hub; run by path, on its own.
 
 `list REPO REVISION` prints {"commit": …, "files": [{"name", "size", "sha256"}, …]};
 `fetch REPO COMMIT DIRECTORY SIZE:NAME…` downloads files and resumes what an earlier fetch left
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from huggingface_hub import HfApi, constants, hf_hub_url
 from huggingface_hub.file_download import http_get
-from huggingface_hub.utils import build_hf_headers
+from huggingface_hub.utils._headers import build_hf_headers
 
 REQUEST_TIMEOUT_S = 5.0
 CHUNK_BYTES = 1 << 20

@@ -43,9 +43,9 @@ def import_dir(
             _take(files, staged, on_progress, move)
             if not (staged / _TOKENIZER).exists():
                 _gpt2_tokenizer(staged).save(str(staged / _TOKENIZER))
+            return store.adopt(staged, name, source or f"directory {directory.name}", on_progress)
         except OSError as error:
             raise CheckpointError(f"{directory}: cannot be imported: {error}") from error
-        return store.adopt(staged, name, source or f"directory {directory.name}", on_progress)
 
 
 def checked_files(directory: Path) -> list[Path]:

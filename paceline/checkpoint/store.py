@@ -25,7 +25,7 @@ from paceline.checkpoint.manifest import (
     write_manifest,
 )
 from paceline.checkpoint.progress import OnProgress, silent
-from paceline.types.errors import DeadlineExceeded, InvalidRequest, NotFound
+from paceline.types.errors import CheckpointError, DeadlineExceeded, InvalidRequest, NotFound
 
 LOCK_TIMEOUT_S = 3600.0
 """How long to wait for another process that pulls or imports the same model."""
@@ -91,8 +91,12 @@ class Store:
 
         `on_wait` is called once if another process holds the lock. Raises DeadlineExceeded.
         """
-        self._locks.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self._locks / f"{checked_name(name)}.lock", is_singleton=True)
+        checked_name(name)
+        try:
+            self._locks.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CheckpointError(f"{self.home}: cannot be written: {error.strerror}") from error
+        lock = FileLock(self._locks / f"{name}.lock", is_singleton=True)
         try:
             lock.acquire(timeout=0)
         except Timeout:

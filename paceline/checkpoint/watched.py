@@ -6,14 +6,12 @@ a resolver that hangs, a server that stops in the middle.
 
 from __future__ import annotations
 
-import ctypes
 import os
-import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
@@ -25,7 +23,6 @@ from paceline.checkpoint.progress import OnProgress, Progress, silent
 _POLL_S = 0.1
 _KILL_S = 5.0
 _ERROR_BYTES = 4000
-_PR_SET_PDEATHSIG = 1
 
 
 class Failed(Exception):
@@ -40,18 +37,20 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def run_watched(
-    command: Sequence[str],
-    *,
+    program: str,
+    *arguments: str,
     limits: Limits,
     watch: Path,
     env: Mapping[str, str],
     report: Progress,
     on_progress: OnProgress = silent,
 ) -> bytes:
-    """Run `command` to its end and return its stdout. Raises Failed.
+    """Run a Python module or file to its end and return its stdout. Raises Failed.
 
-    Progress is `report` with the bytes that lie under `watch`.
+    It dies with this process. Progress is `report` with the bytes that lie under `watch`.
     """
+    child_file = str(Path(__file__).with_name("child.py"))
+    command = [sys.executable, "-P", child_file, str(os.getpid()), program, *arguments]
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         try:
             child = subprocess.Popen(
@@ -60,10 +59,9 @@ def run_watched(
                 stdout=out,
                 stderr=err,
                 env={**os.environ, **env},
-                preexec_fn=_die_with_parent if sys.platform == "linux" else None,
             )
         except OSError as error:
-            raise Failed(f"cannot start {command[0]}: {error.strerror}") from error
+            raise Failed(f"cannot start {sys.executable}: {error.strerror}") from error
         try:
             _watch(child, limits, watch, report, on_progress)
         finally:
@@ -124,7 +122,3 @@ def _last_words(err: IO[bytes]) -> str:
     spoken = [line for line in lines if line and not line.lower().startswith(("[notice]", "hint:"))]
     errors = [line for line in spoken if line.lower().startswith("error")]
     return (errors or spoken or [""])[-1]
-
-
-def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

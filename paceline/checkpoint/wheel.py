@@ -18,6 +18,10 @@ from paceline.checkpoint.watched import Failed, Limits, run_watched
 from paceline.types.errors import CheckpointError
 
 _LIMITS = Limits(stall_s=120.0, total_s=3600.0)
+_PIP_OPTIONS = (
+    "--no-deps", "--only-binary=:all:", "--no-input", "--quiet", "--progress-bar=off",
+    "--disable-pip-version-check", "--retries=2",
+)  # fmt: skip
 _COPY_BYTES = 4 << 20
 
 
@@ -49,16 +53,13 @@ def _download(source: WheelSource, into: Path, on_progress: OnProgress) -> Path:
     partial = into / "partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
-    # fmt: off
-    command = [
-        sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input",
-        "--quiet", "--progress-bar=off", "--disable-pip-version-check", "--retries=2",
-        "--dest", str(partial), source.requirement,
-    ]
-    # fmt: on
     try:
         run_watched(
-            command,
+            "pip",
+            "download",
+            *_PIP_OPTIONS,
+            f"--dest={partial}",
+            source.requirement,
             limits=_LIMITS,
             watch=partial,
             env={"TMPDIR": str(partial)},

@@ -98,6 +98,7 @@ def up(
         node_memory=None if node_memory is None else parse_bytes(node_memory),
         host=host,
         port=port,
+        api_key=_Target.api_key,
     )
     raise typer.Exit(upping.up(options, model or [], _Target.api_key))
 

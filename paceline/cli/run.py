@@ -151,7 +151,7 @@ def ready_instance(api: Api, question: Question) -> show.Row:
         said = "; ".join(found["reasons"])
         if said and said != told:
             told = said
-            show.err.print(f"{found['state']}: {said}", markup=False, style="dim")
+            show.err.print(said, markup=False, style="dim")
         time.sleep(POLL_S)
         found = api.get(f"/api/instances/{found['id']}")
     return found

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
 import time
 from collections.abc import Sequence
+
+import psutil
 
 from paceline.cli import show
 from paceline.cli.api import Api
@@ -28,7 +31,8 @@ def up(options: UpOptions, models: Sequence[str], api_key: str | None) -> int:
     """Runs until Ctrl-C, SIGTERM or `paceline down`; returns the exit code."""
     home = Home(options.home)
     home.create()
-    configure("up", "up", home.log_file("up", "up"))
+    # Restarts are told by `on_status` already.
+    configure("up", "up", home.log_file("up", "up"), stderr_level=logging.CRITICAL)
     for model in models:
         ensure_model(model, home)
     told = threading.Event()
@@ -96,8 +100,8 @@ def down(home: Home) -> int | None:
 
 
 def _lives(pid: int) -> bool:
+    """A process that has ended and that its parent has not noticed yet does not live."""
     try:
-        os.kill(pid, 0)
-    except OSError:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
         return False
-    return True

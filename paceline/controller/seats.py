@@ -21,7 +21,6 @@ from paceline.types.ids import Seat
 from paceline.types.states import RunnerState, TaskKind, TaskState
 from paceline.types.tasks import Fetch, Load
 
-
 RENEW_AFTER = 4
 """Failures of a seat in a row, from which on a failed task costs its runner the process."""
 

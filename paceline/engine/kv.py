@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import mmap
+
 import torch
 from torch import Tensor
 
@@ -18,9 +21,9 @@ class KVCache:
     def __init__(self, layers: int, pages: int, kv_heads: int, head_dim: int) -> None:
         shape = (layers, pages, kv_heads, PAGE_TOKENS, head_dim)
         try:
-            self.keys = torch.zeros(shape)
-            self.values = torch.zeros(shape)
-        except RuntimeError as error:
+            self.keys = _zeros(shape)
+            self.values = _zeros(shape)
+        except (OSError, OverflowError) as error:
             raise EngineError(f"no memory for {pages} KV pages; ask for fewer: {error}") from error
 
     @property
@@ -33,3 +36,10 @@ class KVCache:
         head_dim = k.shape[-1]
         for cache, rows in ((self.keys, k), (self.values, v)):
             cache[layer].view(-1, head_dim).index_copy_(0, cells, rows.reshape(-1, head_dim))
+
+
+def _zeros(shape: tuple[int, ...]) -> Tensor:
+    """Zeros that cost no memory until written; torch.zeros would write them all."""
+    nbytes = math.prod(shape) * torch.float32.itemsize
+    memory = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return torch.frombuffer(memory, dtype=torch.float32).view(shape)

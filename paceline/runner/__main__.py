@@ -5,22 +5,36 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-
-import torch
+from typing import TYPE_CHECKING
 
 from paceline.process.child import install_stop_signals, watch_parent
 from paceline.process.home import Home
 from paceline.process.logs import configure
-from paceline.runner.process import Identity, Runner
-from paceline.runner.worker import Worker
-from paceline.transport.control import ControlClient
-from paceline.types.control import ToRunner
-from paceline.types.ids import NodeName, RunnerId
+
+if TYPE_CHECKING:
+    from paceline.runner.process import Runner
 
 CLOSE_S = 1.0
 
 
+class Stopper:
+    """Remembers a wish to stop that comes while torch is still being imported."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self.runner: Runner | None = None
+
+    def __call__(self, *_: object) -> None:
+        self.asked = True
+        if self.runner is not None:
+            self.runner.stop()
+
+
 def main() -> None:
+    stopper = Stopper()
+    # Before the imports that take seconds: a parent may be gone by the end of them.
+    watch_parent(stopper)
+    install_stop_signals(stopper)
     options = _options()
     home = Home(options.home)
     configure(
@@ -30,28 +44,36 @@ def main() -> None:
         node=options.node,
         runner=options.runner_id,
     )
+    _serve(options, home, stopper)
+    sys.stdout.flush()
+    # A job may still be deep inside torch; nothing of it is worth waiting for.
+    os._exit(0)
+
+
+def _serve(options: argparse.Namespace, home: Home, stopper: Stopper) -> None:
+    import torch
+
+    from paceline.runner.process import Identity, Runner
+    from paceline.runner.worker import Worker
+    from paceline.transport.control import ControlClient
+    from paceline.types.control import ToRunner
+
     torch.set_num_threads(options.threads)
-    torch.set_grad_enabled(False)
     identity = Identity(
-        runner_id=RunnerId(options.runner_id),
-        node=NodeName(options.node),
+        runner_id=options.runner_id,
+        node=options.node,
         incarnation=options.incarnation,
         cluster_id=options.cluster_id,
         pid=os.getpid(),
     )
-    control: ControlClient[ToRunner] = ControlClient(
-        f"ipc://{options.runtime}/control", f"runner:{options.runner_id}", ToRunner
-    )
+    address = f"ipc://{options.runtime}/control"
     worker = Worker()
-    runner = Runner(identity, home, control, worker)
-    watch_parent(runner.stop)
-    install_stop_signals(lambda _: runner.stop())
-    runner.run()
-    control.close()
+    with ControlClient[ToRunner](address, f"runner:{options.runner_id}", ToRunner) as control:
+        runner = Runner(identity, home, control, worker)
+        stopper.runner = runner
+        if not stopper.asked:
+            runner.run()
     worker.close(CLOSE_S)
-    sys.stdout.flush()
-    # A job may still be deep inside torch; nothing of it is worth waiting for.
-    os._exit(0)
 
 
 def _options() -> argparse.Namespace:

@@ -128,6 +128,7 @@ def test_an_end_token_that_is_plain_text_ends_nothing(tmp_path: Path) -> None:
     [
         ("gemma", {}, "architecture 'gemma' is not supported; llama"),
         ("llama", {"expert_count": 8}, "mixtures of experts"),
+        ("llama", {"/split.count": 3}, "one of 3 parts; join them"),
         ("llama", {"rope.dimension_count": 16}, "rope over 16 of 32"),
         ("llama", {"rope.scaling.type": "su", "rope.scaling.factor": 2.0}, "rope scaling 'su'"),
         ("llama", {"block_count": 0}, "block_count is 0"),

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import subprocess
 import sys
 import threading
+import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
+import psutil
 import pytest
 
 from paceline.checkpoint import (
@@ -21,6 +25,7 @@ from paceline.checkpoint import (
     import_gguf,
     pull,
     resolve,
+    watched,
 )
 from paceline.checkpoint import hub as hub_module
 from paceline.checkpoint.cards import Content, HubSource, WheelSource
@@ -242,13 +247,66 @@ def test_a_repository_without_safetensors_is_refused(tmp_path: Path, hub: Hub) -
         pull("tiny", Store(tmp_path / "home"), card=card(HubSource(repo="org/tiny")))
 
 
-def test_a_child_that_stalls_is_ended(tmp_path: Path) -> None:
-    script = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
-    with pytest.raises(Failed, match="nothing arrived for 0 s"):
-        run_watched(
-            [sys.executable, "-c", script],
-            limits=Limits(stall_s=0.3, total_s=60),
-            watch=tmp_path,
-            env={},
-            report=Progress("wheel", 0, None, ""),
-        )
+def test_a_child_that_stalls_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script, pid_file = tmp_path / "stalls.py", tmp_path / "pid"
+    script.write_text(
+        "import os, signal, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "open(sys.argv[1], 'w').write(str(os.getpid())); time.sleep(60)"
+    )
+    monkeypatch.setattr(watched, "_KILL_S", 0.1)
+    with pytest.raises(Failed, match="nothing arrived for 1 s"):
+        _watch_script(script, str(pid_file), limits=Limits(stall_s=1, total_s=60))
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid_file.read_text()), 0)
+
+
+def test_a_child_does_not_outlive_its_parent(tmp_path: Path) -> None:
+    script, pid_file = tmp_path / "lives.py", tmp_path / "pid"
+    script.write_text(
+        "import os, sys, time\n"
+        "open(sys.argv[1] + '.new', 'w').write(str(os.getpid()))\n"
+        "os.rename(sys.argv[1] + '.new', sys.argv[1]); time.sleep(60)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", _PARENT, str(script), str(pid_file)])
+    try:
+        _until(pid_file.exists)
+        child = int(pid_file.read_text())
+    finally:
+        parent.kill()
+        parent.wait()
+    _until(lambda: not _alive(child))
+
+
+_PARENT = """
+import sys
+from pathlib import Path
+from tests.checkpoint.test_pull import Limits, _watch_script
+_watch_script(Path(sys.argv[1]), sys.argv[2], limits=Limits(stall_s=60, total_s=60))
+"""
+
+
+def _watch_script(script: Path, *arguments: str, limits: Limits) -> bytes:
+    return run_watched(
+        str(script),
+        *arguments,
+        limits=limits,
+        watch=script.parent,
+        env={},
+        report=Progress("wheel", 0, None, ""),
+    )
+
+
+def _until(happened: Callable[[], bool]) -> None:
+    for _ in range(600):
+        if happened():
+            return
+        time.sleep(0.05)
+    pytest.fail("it did not happen within 30 s")
+
+
+def _alive(pid: int) -> bool:
+    """A zombie that nobody has collected yet is not."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

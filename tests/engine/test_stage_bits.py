@@ -39,7 +39,7 @@ def test_splits_chunks_company_and_pages_change_no_bit(case, tiny, ops):
 def test_threads_change_no_bit(case, tiny, ops, use_threads):
     path, _ = tiny(case)
     line = Line(path, [LAYERS], ops)
-    prompts = _prompts()
+    prompts = _prompts()[1:3]
     truth = together(line, prompts, seed=5)
     use_threads(2)
     for expected, found in zip(truth, together(line, prompts, seed=5), strict=True):

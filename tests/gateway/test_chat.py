@@ -70,9 +70,7 @@ async def test_choices_differ_in_their_number_alone(short: Path) -> None:
 async def test_streamed_choices_come_apart_again(short: Path) -> None:
     async with rig(short) as r:
         r.serve(lambda record: [*ids_of("abc"[record.params.choice] * 20), EOS])
-        stream = await r.openai.chat.completions.create(
-            model=MODEL, messages=HI, n=3, stream=True
-        )
+        stream = await r.openai.chat.completions.create(model=MODEL, messages=HI, n=3, stream=True)
         texts, ends = ["", "", ""], []
         async for chunk in stream:
             choice = chunk.choices[0]
@@ -172,7 +170,10 @@ async def test_logprobs(short: Path) -> None:
         assert [entry.token for entry in logprobs.content] == ["n", "\ufffd", "\ufffd"]
         first = logprobs.content[0]
         assert first.logprob == -0.5
-        assert [(top.token, top.logprob) for top in first.top_logprobs] == [("n", -0.5), ("o", -1.5)]
+        assert [(top.token, top.logprob) for top in first.top_logprobs] == [
+            ("n", -0.5),
+            ("o", -1.5),
+        ]
 
 
 async def test_streamed_logprobs_are_those_of_the_whole(short: Path) -> None:

@@ -60,7 +60,7 @@ async def test_a_client_that_leaves_while_it_waits(short: Path) -> None:
         await asyncio.sleep(0.1)
         assert await r.metric("num_requests_waiting") == 1
         client.close()
-        while await r.metric("num_requests_waiting"):
+        while await r.metric("num_requests_waiting"):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
 

@@ -33,42 +33,41 @@ def checked(response: httpx.Response, status: int, code: str | None = None) -> s
     return str(error["message"])
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"temperature": "hot"}, "temperature"),
-        ({"temperature": 9}, "temperature"),
-        ({"top_p": -1}, "top_p"),
-        ({"n": 0}, "n must be"),
-        ({"n": 1000}, "n must be"),
-        ({"max_tokens": 0}, "max_tokens"),
-        ({"max_tokens": 2.5}, "max_tokens"),
-        ({"stop": ["x"] * 17}, "16"),
-        ({"stop": ""}, "stop"),
-        ({"seed": -1}, "seed"),
-        ({"logit_bias": {"a": 1}}, "logit_bias"),
-        ({"logit_bias": {"99999": 1}}, "logit_bias"),
-        ({"logprobs": True, "top_logprobs": 99}, "logprobs"),
-        ({"top_logprobs": 2}, "top_logprobs"),
-        ({"timeout": 0}, "timeout"),
-        ({"messages": []}, "messages"),
-        ({"messages": "hi"}, "messages"),
-        ({"messages": [{"role": "robot", "content": "x"}]}, "robot"),
-        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "image_url"),
-        ({"messages": [{"content": "x"}]}, "role"),
-        ({"tools": [{"type": "function"}]}, "tools"),
-        ({"response_format": {"type": "json_schema"}}, "response_format"),
-        ({"functions": [{"name": "f"}]}, "functions"),
-        ({"audio": {"voice": "x"}}, "audio"),
-        ({"model": 3}, "model"),
-    ],
-)
-async def test_a_field_that_cannot_be(short: Path, change: dict[str, Any], words: str) -> None:
+UNFIT_FIELDS: list[tuple[dict[str, Any], str]] = [
+    ({"temperature": "hot"}, "temperature"),
+    ({"temperature": 9}, "temperature"),
+    ({"top_p": -1}, "top_p"),
+    ({"n": 0}, "n must be"),
+    ({"n": 1000}, "n must be"),
+    ({"max_tokens": 0}, "max_tokens"),
+    ({"max_tokens": 2.5}, "max_tokens"),
+    ({"stop": ["x"] * 17}, "16"),
+    ({"stop": ""}, "stop"),
+    ({"seed": -1}, "seed"),
+    ({"logit_bias": {"a": 1}}, "logit_bias"),
+    ({"logit_bias": {"99999": 1}}, "logit_bias"),
+    ({"logprobs": True, "top_logprobs": 99}, "logprobs"),
+    ({"top_logprobs": 2}, "top_logprobs"),
+    ({"timeout": 0}, "timeout"),
+    ({"messages": []}, "messages"),
+    ({"messages": "hi"}, "messages"),
+    ({"messages": [{"role": "robot", "content": "x"}]}, "robot"),
+    ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "image_url"),
+    ({"messages": [{"content": "x"}]}, "role"),
+    ({"tools": [{"type": "function"}]}, "tools"),
+    ({"response_format": {"type": "json_schema"}}, "response_format"),
+    ({"functions": [{"name": "f"}]}, "functions"),
+    ({"audio": {"voice": "x"}}, "audio"),
+    ({"model": 3}, "model"),
+]
+
+
+async def test_fields_that_cannot_be(short: Path) -> None:
     async with rig(short) as r:
         driver = r.serve(say("x"))
         await _routed(r)
-        message = checked(await r.chat(**change), 400)
-        assert words in message
+        for change, words in UNFIT_FIELDS:
+            assert words in checked(await r.chat(**change), 400), change
         assert not driver.submitted
 
 
@@ -85,47 +84,52 @@ async def test_what_asks_for_nothing_unsupported_is_served(short: Path) -> None:
         assert (await r.chat(**harmless)).status_code == 200
 
 
-@pytest.mark.parametrize("body", [b"{", b"", b"[]", b'"x"', b"\xff", b"[" * 200_000])
-async def test_malformed_json(short: Path, body: bytes) -> None:
+async def test_malformed_json(short: Path) -> None:
     async with rig(short) as r:
-        response = await r.http.post("/v1/chat/completions", content=body)
-        assert "JSON" in checked(response, 400, "invalid_request")
+        for body in (b"{", b"", b"[]", b'"x"', b"\xff", b"[" * 200_000):
+            response = await r.http.post("/v1/chat/completions", content=body)
+            assert "JSON" in checked(response, 400, "invalid_request")
 
 
-@pytest.mark.parametrize("body", [{}, {"model": MODEL}, {"prompt": "x"}])
-async def test_missing_fields_are_named(short: Path, body: dict[str, Any]) -> None:
+async def test_missing_fields_are_named(short: Path) -> None:
     async with rig(short) as r:
-        message = checked(await r.http.post("/v1/completions", json=body), 400)
-        assert "required field" in message
+        for body, field in (
+            ({}, "model"),
+            ({"model": MODEL}, "prompt"),
+            ({"prompt": "x"}, "model"),
+        ):
+            response = await r.http.post("/v1/completions", json=body)
+            assert "required field" in checked(response, 400)
+            assert response.json()["error"]["param"] == field
 
 
-@pytest.mark.parametrize(
-    ("prompt", "words"),
-    [
-        ([], "prompt"),
-        ([1, "a"], "prompt"),
-        ([99999], "prompt"),
-        ([-1], "prompt"),
-        ("", "empty"),
-        (["a", ""], "empty"),
-        ([[]], "empty"),
-        (["a"] * 200, "200"),
-    ],
-)
-async def test_prompts_that_cannot_be(short: Path, prompt: Any, words: str) -> None:
+UNFIT_PROMPTS: list[tuple[Any, str]] = [
+    ([], "prompt"),
+    ([1, "a"], "prompt"),
+    ([99999], "prompt"),
+    ([-1], "prompt"),
+    ("", "empty"),
+    (["a", ""], "empty"),
+    ([[]], "empty"),
+    (["a"] * 200, "200"),
+]
+
+
+async def test_prompts_that_cannot_be(short: Path) -> None:
     async with rig(short) as r:
         r.serve(say("x"))
-        body = {"model": MODEL, "prompt": prompt}
-        assert words in checked(await r.http.post("/v1/completions", json=body), 400)
+        for prompt, words in UNFIT_PROMPTS:
+            body = {"model": MODEL, "prompt": prompt}
+            assert words in checked(await r.http.post("/v1/completions", json=body), 400), prompt
 
 
-@pytest.mark.parametrize("field", ["echo", "suffix", "best_of"])
-async def test_completions_refuse_what_they_cannot_do(short: Path, field: str) -> None:
+async def test_completions_refuse_what_they_cannot_do(short: Path) -> None:
     async with rig(short) as r:
-        body = {"model": MODEL, "prompt": "x", field: 5}
-        response = await r.http.post("/v1/completions", json=body)
-        assert field in checked(response, 400)
-        assert response.json()["error"]["param"] == field
+        for field in ("echo", "suffix", "best_of"):
+            body = {"model": MODEL, "prompt": "x", field: 5}
+            response = await r.http.post("/v1/completions", json=body)
+            assert field in checked(response, 400)
+            assert response.json()["error"]["param"] == field
 
 
 async def test_unknown_model(short: Path) -> None:
@@ -322,10 +326,10 @@ async def test_api_key(short: Path) -> None:
         assert (await r.http.get("/health")).status_code == 200
         for path in ("/ready", "/metrics", "/v1/models", "/api/nodes"):
             checked(await r.http.get(path), 401, "invalid_api_key")
-        for header in ("secret", "Bearer wrong", "Bearer secrets", "Bearer "):
+        for header in ("secret", "Bearer wrong", "Bearer secrets"):
             response = await r.http.get("/v1/models", headers={"Authorization": header})
             checked(response, 401)
-        client = openai.AsyncOpenAI(base_url=f"{r.url}/v1", api_key="secret", max_retries=0)
+        client = r.openai_client("secret")
         answer = await client.chat.completions.create(model=MODEL, messages=HI)
         assert answer.choices[0].message.content == "x"
         await client.close()

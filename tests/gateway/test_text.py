@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,11 +25,13 @@ def expected(text: str, stops: tuple[str, ...]) -> tuple[str, str | None]:
 
 def pieces_of(text: str, cuts: list[int]) -> list[str]:
     edges = [0, *sorted(cut % (len(text) + 1) for cut in cuts), len(text)]
-    return [text[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    return [text[a:b] for a, b in itertools.pairwise(edges)]
 
 
 @given(texts, stop_sets, st.lists(st.integers(0, 99), max_size=8))
-def test_the_same_text_however_it_is_cut(text: str, stops: tuple[str, ...], cuts: list[int]) -> None:
+def test_the_same_text_however_it_is_cut(
+    text: str, stops: tuple[str, ...], cuts: list[int]
+) -> None:
     stop_text = StopText(stops)
     shown = "".join(stop_text.feed(piece) for piece in pieces_of(text, cuts))
     shown += stop_text.flush()

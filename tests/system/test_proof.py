@@ -35,6 +35,10 @@ def ids_of(cluster: LocalCluster, number: int) -> list[int]:
     return ids
 
 
+def keep_ids(cluster: LocalCluster, number: int, found: dict[int, list[int]]) -> None:
+    found[number] = ids_of(cluster, number)
+
+
 def test_streams_are_the_same_whatever_is_killed(tmp_path):
     """Seeded: the seed is printed with a failure."""
     seed = 20
@@ -46,8 +50,8 @@ def test_streams_are_the_same_whatever_is_killed(tmp_path):
         for kill in range(KILLS):
             found: dict[int, list[int]] = {}
             asked = [
-                threading.Thread(target=lambda n=n: found.update({n: ids_of(cluster, n)}))
-                for n in range(STREAMS)
+                threading.Thread(target=keep_ids, args=(cluster, number, found))
+                for number in range(STREAMS)
             ]
             for thread in asked:
                 thread.start()
