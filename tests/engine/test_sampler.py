@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paceline.engine.sampler import Sampler
-from paceline.engine.sampling.draw import draw, invert_cdf
+from paceline.engine.sampling.draw import draw, head, invert_cdf
 from paceline.engine.sampling.processors import Vocabulary, make_processors
 from paceline.engine.sampling.uniform import uniform
 from paceline.types.errors import EngineError
@@ -243,6 +244,32 @@ def test_only_survivors_are_drawn_with_any_ties(
     row = np.array(logits, dtype=np.float32)
     expected = oracle(row, params(**changes))
     assert draw(row, params(**changes), u) in expected
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    size=st.integers(1, 900),
+    reach=st.sampled_from([0.02, 1.0, 9.0, 30.0, 900.0]),
+    grain=st.sampled_from([0.004, 0.03, 2.0]),
+    share=st.sampled_from([0.0, 0.1, 0.5, 0.95, 1.0, 1.1]),
+)
+def test_a_head_is_the_start_of_the_sorted_list(
+    seed: int, size: int, reach: float, grain: float, share: float
+) -> None:
+    random_gaps = np.random.default_rng(seed)
+    gaps = np.round(random_gaps.uniform(0, reach, size) / grain).astype(np.float32) * grain
+    gaps = (gaps - gaps.min()).astype(np.float32)
+    mass = random_gaps.integers(1, 9, size).astype(np.float32)  # Whole, so that sums are exact.
+    enough = math.floor(share * float(mass.sum()))
+    ranked = sorted(range(size), key=lambda i: (gaps[i], i))
+    reached = np.cumsum(mass[ranked])
+    length = int(np.argmax(reached >= enough)) + 1 if reached[-1] >= enough else size
+    found = head(gaps, mass, enough)
+    assert sorted(found) == sorted(ranked[:length])
+    place = {int(i): at for at, i in enumerate(found)}
+    ties = pairwise(ranked[:length])
+    assert all(place[a] < place[b] for a, b in ties if gaps[a] == gaps[b])
 
 
 @given(

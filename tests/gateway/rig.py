@@ -45,6 +45,7 @@ MODEL = "tiny"
 EOS, BOS = 256, 257
 VOCAB = 258
 MAX_CONTEXT = 512
+FIRST = Epoch(1, 1)
 TEMPLATE = (
     "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
@@ -120,7 +121,7 @@ class ScriptedDriver:
         *,
         instance: str = "i-1",
         model: str = MODEL,
-        epoch: Epoch = Epoch(1, 1),
+        epoch: Epoch = FIRST,
         pace_s: float = 0.0,
         pages: int = 8,
         numerics_id: str = "n-1",
@@ -281,7 +282,16 @@ def view(
 
 
 class Rig:
-    def __init__(self, gateway: Gateway, control: ScriptedController, url: str, keys: KeyPair):
+    def __init__(
+        self,
+        server: Server,
+        gateway: Gateway,
+        control: ScriptedController,
+        url: str,
+        keys: KeyPair,
+        directory: Path,
+    ) -> None:
+        self.server = server
         self.gateway = gateway
         self.control = control
         self.url = url
@@ -289,7 +299,7 @@ class Rig:
         # Without certificates to load, a client costs nothing.
         self.http = httpx.AsyncClient(base_url=url, timeout=20, verify=False)
         self.openai = self.openai_client("none")
-        self._directory = Path()
+        self._directory = directory
         self._runs: list[asyncio.Task[None]] = []
         self._drivers: list[ScriptedDriver] = []
 
@@ -371,8 +381,7 @@ async def rig(
         settings=settings,
     )
     server = Server(gateway)
-    made = Rig(gateway, control, url, keys)
-    made._directory = directory
+    made = Rig(server, gateway, control, url, keys, directory)
     serving = asyncio.create_task(server.serve([listener]))
     await made.until(lambda: server.started or serving.done())
     try:

@@ -77,6 +77,8 @@ async def test_a_client_that_does_not_read_is_given_up_and_the_others_go_on(shor
         await r.until(lambda: r.gateway.drivers.streams == 0)
         driver.answer = say("still here")
         assert (await r.chat()).json()["choices"][0]["message"]["content"] == "still here"
+        # Its connection ends too, though it still keeps it open and reads nothing.
+        await r.until(lambda: len(r.server.server_state.connections) == 1)
         client.close()
 
 

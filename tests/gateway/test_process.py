@@ -46,11 +46,11 @@ class Controller(threading.Thread):
         super().__init__(daemon=True)
         self._server = ControlServer(ipc_address(directory, "control"))
         self._driver = driver
-        self._stop = threading.Event()
+        self._ended = threading.Event()
         self.url = ""
 
     def run(self) -> None:
-        while not self._stop.is_set():
+        while not self._ended.is_set():
             for peer, message in self._server.receive(0.05):
                 if isinstance(message, GatewayBeat):
                     self.url = message.facts.url
@@ -58,11 +58,12 @@ class Controller(threading.Thread):
                     routes = Routes(routes=(self._driver.route(),), instances=(view(),), term=1)
                     self._server.send(peer, routes)
                 if isinstance(message, Ask):
-                    self._server.send(peer, Answer(number=message.number, body=[{"name": "n1"}]))
+                    body = {"nodes.list": [{"name": "n1"}], "events": []}[message.verb]
+                    self._server.send(peer, Answer(number=message.number, body=body))
         self._server.close()
 
     def end(self) -> None:
-        self._stop.set()
+        self._ended.set()
         self.join()
 
 

@@ -115,7 +115,8 @@ def test_a_client_that_goes_away_frees_its_pages(cluster):
         httpx.Client(base_url=cluster.api.url, timeout=30) as http,
         http.stream("POST", "/v1/completions", json=body | {"stream": True}) as answer,
     ):
-        first = next(answer.iter_lines())
+        lines = answer.iter_lines()  # held: a generator that is dropped closes the connection
+        first = next(lines)
         assert answer.status_code == 200, first
         cluster.wait("it to be counted", lambda: running(cluster) == 1, timeout_s=5)
     cluster.wait("the stream to be freed", lambda: running(cluster) == 0, timeout_s=10)
