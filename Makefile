@@ -6,11 +6,13 @@ STAMP  := $(VENV)/.installed
 
 PROMPT ?= What is the capital of France?
 NODES  ?= 2
+export PROMPT
 
 .PHONY: demo test check format bench proof clean
 
 demo: $(STAMP)
-	@$(BIN)/paceline demo --nodes $(NODES) "$(PROMPT)"
+	@$(BIN)/paceline run smollm2-135m-instruct "$$PROMPT" \
+	    --nodes $(NODES) --min-nodes $(NODES) --temperature 0
 
 test: $(STAMP)
 	@$(BIN)/python -m pytest -q -m "not proof" $(TESTS)

@@ -1,9 +1,9 @@
 """Who is there: ready, suspect, unreachable or lost.
 
 Lost needs silence and a witness: a neighbour in the line whose data link fell silent too. A
-neighbour that still hears it vouches, and nothing moves. Where no line stands silence alone decides;
-where one does and nobody can be a witness (a line of one), after a longer patience. Gateways are not
-asked yet: their beats say nothing of their links.
+neighbour that still hears it vouches, and nothing moves. Where no line stands silence alone
+decides; where one does and nobody can be a witness (a line of one), after a longer patience.
+Gateways are not asked yet: their beats say nothing of their links.
 """
 
 from __future__ import annotations
