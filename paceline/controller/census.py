@@ -39,8 +39,9 @@ def _runner_news(p: Pass) -> Iterator[Action]:
     for runner in p.book.runners.values():
         sentence = why_gone(p.facts, p.book, runner, p.now, p.timing)
         if sentence is not None:
-            why = f" (it was to end: {runner.kill})" if runner.kill else ""
-            yield RunnerGone(sentence=sentence + why, runner=runner.id)
+            if runner.kill and runner.kill not in sentence:
+                sentence = f"{sentence} (it was to end: {runner.kill})"
+            yield RunnerGone(sentence=sentence, runner=runner.id)
         elif not runner.in_inventory and _is_listed(p, runner.node, runner.id):
             yield RunnerShown(sentence=f"{runner.id} runs on {runner.node}", runner=runner.id)
 

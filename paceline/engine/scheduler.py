@@ -206,7 +206,7 @@ class Scheduler:
     def _step(self, rows: dict[int, int]) -> Step:
         number, self._next_step = self._next_step, self._next_step + 1
         parts = [(slot, self._slots.running[slot], count) for slot, count in rows.items()]
-        # Whoever has nothing fed is new: rows come with the slot.
+        # Whoever has nothing fed is new: rows come with the slot. Spans come last: they feed.
         return Step(
             number=number,
             freed=self._slots.take_freed(),

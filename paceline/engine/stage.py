@@ -7,6 +7,7 @@ import platform
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -125,5 +126,6 @@ class Stage:
 def _numerics_id(ops: Ops) -> str:
     """Equal ids mean equal bits."""
     isa = torch.backends.cpu.get_cpu_capability()
-    parts = (ops.name, "float32", "kv-float32", f"torch-{torch.__version__}", isa)
+    versions = (f"torch-{torch.__version__}", f"numpy-{np.__version__}")
+    parts = (ops.name, "float32", "kv-float32", *versions, isa)
     return "/".join((*parts, platform.machine()))

@@ -86,6 +86,7 @@ class Runner:
                 self._turn()
             except Exception as error:  # a bug costs the line, not the process and its weights
                 log.exception("turn_failed")
+                time.sleep(PUMP_S)  # one that fails each time must not eat the machine
                 self._leave_line(_cause(error))
                 self._end_line(RunnerEvent.LINE_LOST, f"internal error: {_cause(error)}")
         self._leave_line("the runner stops")

@@ -10,7 +10,7 @@ import pytest
 
 from tests.controller.simulation import World
 
-SEEDS = range(40)
+SEEDS = range(30)
 FAULTS_S = 45.0
 SETTLE_S = 150.0
 

@@ -389,8 +389,12 @@ async def rig(
     finally:
         await made.http.aclose()
         await made.openai.close()
-        server.should_exit = True
-        await serving
+        # uvicorn's own way out sleeps a while; tests/gateway/test_process.py takes it.
+        serving.cancel()
+        await asyncio.gather(serving, return_exceptions=True)
+        for one in server.servers:
+            one.close()
+        await server.lifespan.shutdown()
         for driver in made._drivers:
             driver.die()
         await asyncio.gather(*made._runs)

@@ -78,15 +78,13 @@ async def test_bad_wishes_never_reach_the_controller(short: Path) -> None:
         assert not r.control.asked
 
 
-@pytest.mark.parametrize(("error", "status"), [(NotFound("no"), 404), (InvalidRequest("no"), 400)])
-async def test_the_controllers_errors_pass_through(
-    short: Path, error: Exception, status: int
-) -> None:
+async def test_the_controllers_errors_pass_through(short: Path) -> None:
     async with rig(short) as r:
-        r.control.answers = {"instances.get": error}
-        response = await r.http.get("/api/instances/i-7")
-        assert response.status_code == status
-        assert response.json()["error"]["message"] == "no"
+        for error, status in ((NotFound("no"), 404), (InvalidRequest("no"), 400)):
+            r.control.answers = {"instances.get": error}
+            response = await r.http.get("/api/instances/i-7")
+            assert response.status_code == status
+            assert response.json()["error"]["message"] == "no"
 
 
 async def test_the_controller_is_away(short: Path) -> None:
@@ -150,7 +148,7 @@ async def test_beats_carry_the_key_and_the_streams(short: Path) -> None:
         driver = r.serve(say("x"))
         driver.hold = True
         async with r.http.stream(
-            "POST", "/v1/completions", json={"model": MODEL, "prompt": "a", "timeout": 1}
+            "POST", "/v1/completions", json={"model": MODEL, "prompt": "a", "timeout": 0.3}
         ):
             pass
         assert any(beat.facts.streams == 1 for beat in r.control.beats)

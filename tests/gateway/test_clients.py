@@ -112,8 +112,8 @@ async def test_silence_is_filled_with_comments(short: Path) -> None:
 
 async def test_streams_are_renewed(short: Path) -> None:
     async with rig(short) as r:
-        driver = r.serve(lambda _: ids_of("x" * 200), pace_s=0.005)
-        assert (await r.chat(max_tokens=200)).status_code == 200
+        driver = r.serve(lambda _: ids_of("x" * 100), pace_s=0.005)
+        assert (await r.chat(max_tokens=100)).status_code == 200
         assert driver.renewed
         record = driver.submitted[0]
         assert driver.renewed[0].streams == ((record.stream_id, record.attempt),)

@@ -60,7 +60,7 @@ def head(gaps: Row, mass: Row, enough: float) -> Ids:
     near = _near(gaps, mass, enough)
     bucket = np.minimum(gaps[near] * _BUCKETS_PER_NAT, _BUCKETS - 1).astype(np.intp)
     reached = np.bincount(bucket, weights=mass[near], minlength=_BUCKETS).cumsum()
-    edge = min(int(reached.searchsorted(enough)), _BUCKETS - 1)
+    edge = int(reached.searchsorted(enough))
     at_edge = _ranked(near[bucket == edge], gaps)
     before = reached[edge - 1] if edge else 0.0
     mass_at_edge = before + mass[at_edge].cumsum(dtype=np.float64)
