@@ -101,12 +101,14 @@ class Reply:
 
 
 @contextmanager
-def cluster_for(home: Home, api: Api | None, nodes: int | None) -> Iterator[Api]:
+def cluster_for(
+    home: Home, api: Api | None, nodes: int | None, min_nodes: int
+) -> Iterator[Api]:
     """The running cluster, unless there is none or `nodes` asks for one of our own."""
     if api is not None and nodes is None:
         yield api
         return
-    with private_cluster(home, nodes or 1) as own:
+    with private_cluster(home, max(nodes or 1, min_nodes)) as own:
         yield own
 
 
@@ -114,7 +116,7 @@ def run(home: Home, api: Api | None, nodes: int | None, question: Question) -> A
     """Ask and stream the answer; what becomes of it is told as well as returned."""
     begun = time.monotonic()
     ensure_model(question.model, home)
-    with cluster_for(home, api, nodes) as cluster:
+    with cluster_for(home, api, nodes, question.min_nodes) as cluster:
         instance = ready_instance(cluster, question)
         ready_s = time.monotonic() - begun
         show.err.print(_headline(instance), markup=False)

@@ -65,7 +65,8 @@ class Controller:
 
     def facts(self) -> Facts:
         wanted = (inst.wish.model for inst in self.book.instances.values())
-        return self._observer.facts(self._models.look(wanted), self._clock())
+        models = self._models.look(wanted)
+        return self._observer.facts(models, self._clock(), keep=self.book.runners)
 
     def wake(self) -> None:
         """Call once per loop, before `take`: finds out whether this process itself was stalled."""
@@ -94,6 +95,9 @@ class Controller:
                 self._act(action, now)
             if not decision.actions:
                 break
+        else:
+            sentence = f"deciding did not come to rest within {MAX_ROUNDS} rounds; it goes on"
+            self.events.add("restless", sentence)
         self._publish(now)
         return next_wake
 

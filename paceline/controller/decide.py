@@ -13,10 +13,11 @@ from paceline.controller.book import Book, InstanceBook
 from paceline.controller.census import news
 from paceline.controller.ending import end
 from paceline.controller.facts import Facts
+from paceline.controller.filling import fill
 from paceline.controller.line import keep_line
 from paceline.controller.passing import Pass
 from paceline.controller.placing import explain, place, replace
-from paceline.controller.seats import SeatSeen, Stage, fill, look, why_not_here, why_unfilled
+from paceline.controller.seats import SeatSeen, Stage, look, why_not_here, why_unfilled
 from paceline.controller.spares import kills_again, unneeded
 from paceline.controller.tasks import orders_again
 from paceline.controller.timing import DEFAULT_TIMING, Timing

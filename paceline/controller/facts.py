@@ -105,11 +105,16 @@ class Observer:
                 self._gateways[gateway.gateway_id] = GatewaySeen(facts=gateway, heard_at=now)
                 return True
 
-    def facts(self, models: Mapping[str, ModelSeen], now: float) -> Facts:
-        """A snapshot that later beats do not change."""
-        for seen in (self._runners, self._gateways):
-            for name in [name for name, one in seen.items() if now - one.heard_at > FORGET_S]:
-                del seen[name]  # type: ignore[arg-type]
+    def facts(
+        self, models: Mapping[str, ModelSeen], now: float, keep: Collection[RunnerId] = ()
+    ) -> Facts:
+        """A snapshot that later beats do not change. Who has been silent for long is forgotten,
+        but for the runners to `keep`: tokens may flow through them all the same."""
+        for runner in [name for name, seen in self._runners.items() if _is_old(seen, now)]:
+            if runner not in keep:
+                del self._runners[runner]
+        for gateway in [name for name, seen in self._gateways.items() if _is_old(seen, now)]:
+            del self._gateways[gateway]
         return Facts(
             cluster_id=self._cluster_id,
             started_at=self._started_at,
@@ -148,6 +153,10 @@ class Observer:
         first_at = before.first_at if before else now
         self._runners[runner.runner_id] = RunnerSeen(facts=runner, heard_at=now, first_at=first_at)
         return True
+
+
+def _is_old(seen: RunnerSeen | GatewaySeen, now: float) -> bool:
+    return now - seen.heard_at > FORGET_S
 
 
 def _has_room(seen: Collection[str], name: str) -> bool:

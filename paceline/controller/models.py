@@ -121,7 +121,10 @@ class Models:
         # A pull that dies late is no healthier than one that dies early.
         backoff, delay_s = before.after(0.0)
         retry_at = self._clock() + max(delay_s, at_least_s)
-        self._failures[name] = (backoff, ModelSeen(failure=why, retry_at=retry_at))
+        self._failures[name] = (
+            backoff,
+            ModelSeen(failure=" ".join(why.split()), retry_at=retry_at),
+        )
 
 
 def progress_words(report: Report) -> str:

@@ -16,7 +16,7 @@ from paceline.checkpoint.store import Store
 from paceline.process.child import PARENT_GONE, watch_parent
 from paceline.types.errors import PacelineError
 
-MAX_FAILURE = 300
+MAX_FAILURE = 400
 """Characters: a line must fit into what its parent keeps of one."""
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from paceline.controller.actions import Action, KillRunner, TellAgain
+from paceline.controller.adoption import is_adoptable, memory_of
 from paceline.controller.book import InstanceBook, RunnerBook, SeatBook
 from paceline.controller.facts import RunnerSeen
+from paceline.controller.nodes import NodeState
 from paceline.controller.passing import Pass
-from paceline.controller.placing import is_adoptable, memory_of
 from paceline.types.control import Kill
 from paceline.types.facts import NodeFacts, ProcessFacts
 from paceline.types.ids import NodeName, RunnerId, Seat
@@ -102,7 +103,9 @@ def unneeded(p: Pass) -> Iterator[Action]:
     for runner in p.book.runners.values():
         if runner.id not in kept and not _owner_is_open(p, runner.seat):
             yield from kill(p, runner, "no seat needs it")
-    for node in p.facts.nodes.values():
+    for name, node in p.facts.nodes.items():
+        if p.nodes[name] is NodeState.LOST:
+            continue
         for process in node.facts.processes:
             if process.runner_id not in p.book.runners and _is_stray(p, process.runner_id):
                 yield from kill(p, _as_book(p, node.facts, process), "no seat needs it")

@@ -67,7 +67,10 @@ class LiveStream:
         self.stalls = 0
         self.refusals = 0
         self.refusal = ""
+        self.homeless_since: float | None = None
+        """Since when no driver could take it."""
         self.absent_since: float | None = None
+        """Since when, besides, no instance of its model is on its way."""
         self.first_token_at: float | None = None
         self.numerics_id = ""
         self.error: PacelineError | None = None

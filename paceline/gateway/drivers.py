@@ -126,7 +126,7 @@ class Drivers:
             self._wake.clear()
             homeless = False
             try:
-                homeless = self._look()
+                homeless = self.look()
             except Exception:  # the streams must be looked after again, whatever this was
                 log.exception("the streams could not be looked after")
             try:
@@ -135,7 +135,7 @@ class Drivers:
             except TimeoutError:
                 continue
 
-    def _look(self) -> bool:
+    def look(self) -> bool:
         """Look after everything once; True if a stream is left without a driver."""
         now = self._clock()
         self._judge_silence = now - self._looked_at < STALLED_LOOP_S
@@ -218,21 +218,28 @@ class Drivers:
         ]
         route = choose(candidates, live.avoid)
         if route is None:
-            self._check_gone(live, now)
-            return
-        live.absent_since = None
-        if self._links.driver(route).submit(live, now):
+            self._await_driver(live, now)
+        elif self._links.driver(route).submit(live, now):
+            live.homeless_since = live.absent_since = None
             self._note_numerics(live, route)
 
-    def _check_gone(self, live: LiveStream, now: float) -> None:
+    def _await_driver(self, live: LiveStream, now: float) -> None:
+        """A stream that has begun waits to its deadline, unless nobody wants its instance; a new
+        one waits no longer here than it would have outside."""
         standing = self.table.standing(live.model)
+        reasons = "; ".join(standing.reasons)
+        live.homeless_since = now if live.homeless_since is None else live.homeless_since
         if standing.standing not in (Standing.ABSENT, Standing.DOWN):
             live.absent_since = None
         elif live.absent_since is None:
             live.absent_since = now
         elif now - live.absent_since > self._settings.gone_s:
-            reasons = "; ".join(standing.reasons) or "its instance was deleted"
+            reasons = reasons or "its instance was deleted"
             self._give_up(live, Unavailable(f"model {live.model} is not served: {reasons}"))
+        fresh = not live.stream.emitted_ids
+        if fresh and now - live.homeless_since > self._settings.route_wait_s:
+            reasons = reasons or "its driver is not heard"
+            self._give_up(live, Unavailable(f"model {live.model} cannot answer now: {reasons}"))
 
     def _note_numerics(self, live: LiveStream, route: Route) -> None:
         """Going on with other numerics is allowed; that the text may differ is said."""

@@ -166,8 +166,8 @@ class Scene:
                 incarnation="a",
                 memory_bytes=MEMORY[node],
                 seat=Seat("i-1", rank),
-                ordered_at=START,
-                sent_at=START,
+                ordered_at=NOW - 5.0,
+                sent_at=NOW - 5.0,
                 in_inventory=True,
             )
 

@@ -13,6 +13,8 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from paceline.checkpoint.manifest import MANIFEST_NAME
+from paceline.checkpoint.store import Store as CheckpointStore
 from paceline.cluster.local.cluster import LocalCluster
 from paceline.controller.book import InstanceBook
 from paceline.controller.controller import Controller, open_book
@@ -78,7 +80,16 @@ IN_A_LINE = (
 
 
 class OnDisk:
-    """Models that are all there."""
+    """A store that holds `smol`, and whose sizes are known without a file."""
+
+    def __init__(self, home: Path) -> None:
+        self.store = CheckpointStore(home)
+        directory = home / "models" / "smol"
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / MANIFEST_NAME).write_text("{}")
+
+    def facts(self, name: str) -> ModelFacts:
+        return SMOL
 
     def look(self, names: Any) -> dict[str, ModelSeen]:
         return {name: ModelSeen(facts=SMOL) for name in names}
@@ -393,6 +404,8 @@ class World:
         self._home = home
         self._plans: list[tuple[float, Callable[[], None]]] = []
         self._mail: list[tuple[float, int, str, str, Any]] = []
+        self._checked = 0
+        self._ended: dict[str, TaskState] = {}
         self._last_at: dict[tuple[str, str], float] = {}
         self._count = itertools.count()
         self._gateway_beats_at = self.now
@@ -411,7 +424,7 @@ class World:
         self.controller = Controller(
             open_book(self.store, CLUSTER),
             self.store,
-            OnDisk(),  # type: ignore[arg-type]
+            OnDisk(self._home),  # type: ignore[arg-type]
             self.events,
             LocalCluster(self.post),
             self.post,
@@ -555,6 +568,15 @@ class World:
     def _check(self) -> None:
         """What must hold at every moment."""
         assert not self.refusals, self.refusals
+        new = self.events.since(self._checked)
+        self._checked = self.events.newest
+        odd = [event.sentence for event in new if event.kind in ("restless", "internal_error")]
+        assert not odd, odd
+        for task_id, entry in self.controller.book.tasks.items():
+            ended = self._ended.get(task_id)
+            assert ended in (None, entry.state), f"{task_id} ended {ended}, now {entry.state}"
+            if entry.state.is_terminal:
+                self._ended[task_id] = entry.state
         for node in self.nodes.values():
             assert sum(memory for _, memory in node.alive.values()) <= node.memory_bytes
 

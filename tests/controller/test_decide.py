@@ -432,6 +432,64 @@ def test_runners_that_no_seat_needs_are_ended() -> None:
     assert scene.go() == []
 
 
+@pytest.mark.parametrize("speaks", [True, False])
+def test_strangers_are_left_alone_until_everyone_could_speak(speaks: bool) -> None:
+    scene = Scene(term=2, started_at=NOW - 1.0)
+    scene.node("n1", "r-0")
+    if speaks:
+        scene.runner(0, RunnerState.READY, epoch=ONE)
+    assert scene.go() == []
+    scene.started_at = NOW - 5.0
+    assert scene.go() == (["r-0 on n1 is ended: no seat needs it"] if speaks else [])
+    scene.started_at = NOW - 15.0
+    assert scene.go() == ([] if speaks else ["r-0 on n1 is ended: no seat needs it"])
+
+
+def test_a_runner_on_which_its_seat_fails_again_and_again_is_replaced() -> None:
+    scene = Scene()
+    scene.placed(0, 1)
+    scene.runner(1, RunnerState.LOADED)
+    scene.runner(0, RunnerState.FAILED, loaded=False)
+    fetch = Fetch(task_id="fetch-1", epoch=ONE, deadline_s=60, model="smol")
+    scene.given(0, fetch, state=TaskState.FAILED)
+    for failures, said in ((3, "is asked to have smol"), (4, "failed 4 times in a row")):
+        seat = replace(scene.inst.seats[0], patience=Patience(Backoff(failures), 0.0))
+        inst = replace(scene.inst, seats=(seat, scene.inst.seats[1]))
+        scene.book.instances["i-1"] = inst
+        (sentence,) = scene.go()
+        assert said in sentence
+        scene.book.tasks = {"fetch-1": scene.book.tasks["fetch-1"]}
+
+
+def test_an_instance_that_fails_again_and_again_is_called_failed_and_tried_on() -> None:
+    scene = Scene()
+    scene.placed(0, 1, patience=Patience(Backoff(5), NOW + 2.0), trouble="no hello")
+    for rank in (0, 1):
+        scene.runner(rank, RunnerState.LOADED)
+    assert scene.go() == [
+        "i-1 (smol) is called failed after 5 failures in a row; it is tried on with growing pauses"
+    ]
+    assert scene.inst.state is InstanceState.FAILED
+    assert scene.inst.reasons[:2] == (
+        "failed: the line broke: no hello",
+        "failed: connected again in 2 s",
+    )
+    scene.now += 1.4
+    scene.book.instances["i-1"] = replace(scene.inst, patience=Patience(Backoff(5), NOW))
+    assert scene.go()[0] == "i-1 gets epoch 1.1: all 2 ranks hold their layers"
+
+
+def test_ten_seconds_of_health_forgive_everything() -> None:
+    scene = Scene()
+    scene.ready(ONE)
+    for ready_since, fresh in ((NOW - 9.0, False), (NOW - 10.0, True)):
+        scene.book.instances["i-1"] = replace(
+            scene.inst, patience=Patience(Backoff(3), 0.0), ready_since=ready_since
+        )
+        scene.go()
+        assert scene.inst.is_fresh == fresh
+
+
 # --- the end -------------------------------------------------------------------------------------
 
 

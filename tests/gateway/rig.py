@@ -16,7 +16,6 @@ import openai
 import tokenizers
 
 from paceline.checkpoint.store import Store
-from paceline.checkpoint.tokenizer import Tokenizer
 from paceline.gateway.app import Gateway
 from paceline.gateway.server import Server, listen
 from paceline.gateway.settings import Settings
@@ -71,8 +70,15 @@ def _byte_alphabet() -> list[str]:
     return [table[byte] for byte in range(256)]
 
 
-def add_model(home: Path, name: str = MODEL, template: str | None = TEMPLATE) -> Path:
+def add_model(
+    home: Path, name: str = MODEL, template: str | None = TEMPLATE, *, adds_bos: bool = False
+) -> Path:
     """A checkpoint without weights: the gateway reads none."""
+    tokenizer = byte_tokenizer()
+    if adds_bos:
+        tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
+            single="<bos> $A", special_tokens=[("<bos>", BOS)]
+        )
     config = {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -92,7 +98,7 @@ def add_model(home: Path, name: str = MODEL, template: str | None = TEMPLATE) ->
     store = Store(home)
     with store.staging(name) as directory:
         (directory / "config.json").write_text(json.dumps(config))
-        byte_tokenizer().save(str(directory / "tokenizer.json"))
+        tokenizer.save(str(directory / "tokenizer.json"))
         chat = {} if template is None else {"chat_template": template}
         (directory / "tokenizer_config.json").write_text(json.dumps(said | chat))
         return store.adopt(directory, name, "a test")
@@ -322,7 +328,7 @@ class Rig:
         return await self.http.post("/v1/chat/completions", json=body)
 
     def openai_client(self, api_key: str) -> openai.AsyncOpenAI:
-        plain = httpx.AsyncClient(verify=False)
+        plain = openai.DefaultAsyncHttpxClient(verify=False)
         return openai.AsyncOpenAI(
             base_url=f"{self.url}/v1", api_key=api_key, max_retries=0, http_client=plain
         )
@@ -398,7 +404,3 @@ async def rig(
         for driver in made._drivers:
             driver.die()
         await asyncio.gather(*made._runs)
-
-
-def tokenizer_of(home: Path, name: str = MODEL) -> Tokenizer:
-    return Tokenizer.load(Store(home).path(name))

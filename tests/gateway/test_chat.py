@@ -10,7 +10,7 @@ import pytest
 
 from paceline.types.model import PAGE_TOKENS
 from paceline.types.stream import SamplingParams, StreamRecord
-from tests.gateway.rig import EOS, MODEL, QUICK, ids_of, rig, say
+from tests.gateway.rig import BOS, EOS, MODEL, QUICK, add_model, ids_of, rig, say
 
 pytestmark = pytest.mark.anyio
 
@@ -220,3 +220,12 @@ async def test_a_long_prompt_is_tokenised_beside_the_loop(short: Path) -> None:
         answer = await r.chat(messages=[{"role": "user", "content": text}])
         assert answer.status_code == 200
         assert driver.submitted[0].prompt_ids == tuple(ids_of(f"<user>{text}\n<assistant>"))
+
+
+async def test_bos_is_added_to_plain_prompts_and_left_to_the_template(short: Path) -> None:
+    add_model(short / "home", adds_bos=True, template="<bos>{{ messages[0].content }}")
+    async with rig(short) as r:
+        driver = r.serve(say("x"))
+        await r.chat()
+        await r.openai.completions.create(model=MODEL, prompt="hi")
+        assert [record.prompt_ids for record in driver.submitted] == [(BOS, *ids_of("hi"))] * 2

@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
+from paceline.gateway.errors import SlowClient
+from paceline.gateway.sse import EventStream
 from paceline.types.states import InstanceState
 from tests.gateway.rig import MODEL, QUICK, Rig, ids_of, rig, say, view
 
@@ -75,11 +79,25 @@ async def test_a_client_that_does_not_read_is_given_up_and_the_others_go_on(shor
             record.stream_id for record in driver.submitted
         }
         await r.until(lambda: r.gateway.drivers.streams == 0)
+        # Its connection ends too, though it still keeps it open and reads nothing.
+        await r.until(lambda: not r.server.server_state.connections, timeout_s=4)
         driver.answer = say("still here")
         assert (await r.chat()).json()["choices"][0]["message"]["content"] == "still here"
-        # Its connection ends too, though it still keeps it open and reads nothing.
-        await r.until(lambda: len(r.server.server_state.connections) == 1)
         client.close()
+
+
+async def test_a_write_that_blocks_has_a_deadline() -> None:
+    async def events() -> AsyncIterator[bytes]:
+        yield b"data: 1\n\n"
+
+    async def never(*_: object) -> Any:
+        await asyncio.Event().wait()
+
+    ended: list[BaseException | None] = []
+    stream = EventStream(events(), write_s=0.01, on_close=ended.append)
+    async with asyncio.timeout(5):
+        await stream({"type": "http"}, never, never)
+    assert isinstance(ended[0], SlowClient)
 
 
 async def test_too_many_tokens_wait_for_a_client(short: Path) -> None:

@@ -128,6 +128,14 @@ def test_no_stop_string_before_min_tokens() -> None:
     assert len(it.emitted_ids) == 3
 
 
+def test_the_beginning_of_a_stop_string_is_shown_after_all() -> None:
+    it = stream(("END",))
+    it.next_attempt()
+    for position, id_ in enumerate([*ids_of("one EN"), EOS]):
+        it.accept(token(1, position, id_))
+    assert taken(it.take()) == ("one EN", [*ids_of("one EN"), EOS], [FinishReason.STOP])
+
+
 def test_an_unfinished_character_at_the_end_is_shown_as_such() -> None:
     it = stream(max_tokens=2)
     it.next_attempt()

@@ -73,12 +73,22 @@ def test_a_living_runner_can_become_ready_again(state: RunnerState) -> None:
     assert RunnerState.READY in RUNNER.reached_by(state, frozenset(RunnerEvent))
 
 
-@pytest.mark.parametrize("state", RunnerState)
-def test_a_failed_task_leaves_a_runner_where_load_or_stop_is_accepted(state: RunnerState) -> None:
-    answer = advance(RUNNER, state, RunnerEvent.TASK_FAILED)
-    if isinstance(answer, Moved):
-        row = RUNNER.table[answer.state]
-        assert RunnerEvent.LOAD_STARTED in row or RunnerEvent.STOP in row
+@pytest.mark.parametrize(
+    ("found", "left"),
+    [
+        (RunnerState.FETCHING, RunnerState.FAILED),
+        (RunnerState.LOADING, RunnerState.FAILED),
+        (RunnerState.CONNECTING, RunnerState.LOADED),
+        (RunnerState.WARMING, RunnerState.LOADED),
+        (RunnerState.DRAINING, RunnerState.DRAINING),
+    ],
+)
+def test_a_failed_task_leaves_a_runner_that_can_be_given_another(
+    found: RunnerState, left: RunnerState
+) -> None:
+    assert advance(RUNNER, found, RunnerEvent.TASK_FAILED) == Moved(left)
+    wanted = RunnerEvent.STOP if left is RunnerState.DRAINING else RunnerEvent.LOAD_STARTED
+    assert wanted in RUNNER.table[left]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,163 @@
+"""What people ask, and what they are told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from paceline.controller.api import MAX_INSTANCES
+from paceline.controller.book import InstanceBook
+from paceline.types.control import Answer, Ask
+from paceline.types.instance import InstanceWish
+from tests.controller.simulation import World
+
+
+class Person:
+    """Asks through a gateway and reads the answers."""
+
+    def __init__(self, home: Path) -> None:
+        self.world = World(home, nodes=2)
+        self.world.run(1.0)
+        self.answers: list[Answer] = []
+        self.number = 0
+        self.world.controller._post = self._hear
+
+    def _hear(self, peer: str, message: Any) -> bool:
+        if isinstance(message, Answer):
+            self.answers.append(message)
+        return True
+
+    def ask(self, verb: str, **body: Any) -> Answer:
+        self.number += 1
+        self.world.controller.take("gateway:g", Ask(number=self.number, verb=verb, body=body))
+        return self.answers[-1]
+
+    def told(self, verb: str, **body: Any) -> Any:
+        answer = self.ask(verb, **body)
+        assert not answer.error, answer
+        return answer.body
+
+
+@pytest.fixture
+def person(tmp_path: Path) -> Person:
+    return Person(tmp_path)
+
+
+def test_a_wish_is_on_disk_before_the_answer(person: Person) -> None:
+    view = person.told("instances.create", model="smol", min_nodes=2)
+    assert (view["model"], view["state"]) == ("smol", "wanted")
+    (wish,) = person.world.store.wishes()
+    assert (wish.id, wish.min_nodes) == (view["id"], 2)
+    person.world.run(30.0, person.world.all_ready)
+    view = person.told("instances.get", id=view["id"])
+    assert view["reasons"]
+    assert [runner["rank"] for runner in view["runners"]] == [0, 1]
+    assert list(person.told("instances.list")) == [view]
+
+
+@pytest.mark.parametrize(
+    ("verb", "body", "code", "words"),
+    [
+        ("dance", {}, "invalid_request", "instances.create"),
+        ("instances.create", {}, "invalid_request", "model"),
+        ("instances.create", {"model": 3}, "invalid_request", "$.model"),
+        ("instances.create", {"model": "../x"}, "invalid_request", "../x"),
+        ("instances.create", {"model": "nope"}, "not_found", "smollm2-135m-instruct"),
+        ("instances.create", {"model": "smol", "min_nodes": 0}, "invalid_request", "min_nodes"),
+        ("instances.create", {"model": "smol", "min_nodes": "2"}, "invalid_request", "min_nodes"),
+        (
+            "instances.create",
+            {"model": "smol", "min_nodes": 3, "max_nodes": 2},
+            "invalid_request",
+            "max_nodes",
+        ),
+        ("instances.create", {"model": "smol", "min_nodes": 31}, "invalid_request", "30 layers"),
+        ("instances.create", {"model": "smol", "dtype": "float13"}, "invalid_request", "float13"),
+        ("instances.create", {"model": "smol", "speed": 9}, "invalid_request", "speed"),
+        ("instances.create", {"model": "smol", "objective": "fun"}, "invalid_request", "fun"),
+        ("instances.get", {"id": "i-9"}, "not_found", "i-9"),
+        ("instances.delete", {"id": "i-9"}, "not_found", "there are: none"),
+        ("instances.get", {}, "invalid_request", "id"),
+        ("events", {"limit": 0}, "invalid_request", "limit"),
+        ("plan", {"model": "nope"}, "not_found", "nope"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_its_code_and_the_field(
+    person: Person, verb: str, body: dict[str, Any], code: str, words: str
+) -> None:
+    answer = person.ask(verb, **body)
+    assert answer.error == code
+    assert words in answer.body["message"]
+    assert not person.world.store.wishes()
+
+
+def test_a_write_that_fails_leaves_nothing_wanted(person: Person) -> None:
+    person.world.store._db.execute("PRAGMA query_only = ON")
+    answer = person.ask("instances.create", model="smol")
+    assert answer.error == "unavailable"
+    assert not person.world.controller.book.instances
+
+
+def test_a_repeated_question_is_not_a_second_wish(person: Person) -> None:
+    ask = Ask(number=7, verb="instances.create", body={"model": "smol"})
+    for _ in range(3):
+        person.world.controller.take("gateway:g", ask)
+    assert len(person.world.store.wishes()) == 1
+    assert len({answer.body["id"] for answer in person.answers}) == 1
+
+
+def test_delete_is_answered_at_once_and_ends_with_nothing_left(person: Person) -> None:
+    world = person.world
+    view = person.told("instances.create", model="smol")
+    assert world.run(30.0, lambda: world.state(view["id"]) == "ready")
+    person.told("instances.delete", id=view["id"])
+    person.told("instances.delete", id=view["id"])
+    assert world.store.wishes()[0].deleted
+    assert world.run(30.0, lambda: not world.controller.book.instances)
+    assert not list(world.runners())
+    assert not world.store.wishes()
+    assert person.ask("instances.get", id=view["id"]).error == "not_found"
+
+
+def test_a_plan_is_shown_without_being_made(person: Person) -> None:
+    body = person.told("plan", model="smol", min_nodes=2)
+    assert [seat["node"] for seat in body["placement"]["seats"]] == ["node-1", "node-2"]
+    assert body["reasons"]
+    body = person.told("plan", model="smol", min_nodes=5)
+    assert body["placement"] is None
+    assert "2 nodes ready" in body["reasons"][0]
+    assert not person.world.controller.book.instances
+
+
+def test_status_explains_in_sentences(person: Person) -> None:
+    body = person.told("status")
+    assert body["term"] == 1
+    assert body["sentences"][0].startswith("node-1 is ready: 0 MiB of")
+    assert "no instance is wanted" in body["sentences"][-1]
+    person.told("instances.create", model="smol", min_nodes=5)
+    person.world.run(1.0)
+    sentences = person.told("status")["sentences"]
+    assert sentences[-1].endswith("waiting: asked for at least 5 nodes, 2 nodes ready")
+
+
+def test_nodes_and_events_are_told(person: Person) -> None:
+    nodes = person.told("nodes.list")
+    assert [(node["name"], node["state"]) for node in nodes] == [
+        ("node-1", "ready"),
+        ("node-2", "ready"),
+    ]
+    events = person.told("events", since=0, limit=1)
+    assert [event["number"] for event in events] == [1]
+    newest = person.world.events.newest
+    assert person.told("events", since=newest) == []
+
+
+def test_there_is_a_bound_on_wishes(person: Person) -> None:
+    for number in range(MAX_INSTANCES):
+        wish = InstanceWish(id=f"i-{number}", model="smol")
+        person.world.controller.book.instances[wish.id] = InstanceBook(wish=wish)
+    answer = person.ask("instances.create", model="smol")
+    assert answer.error == "invalid_request"
+    assert str(MAX_INSTANCES) in answer.body["message"]
