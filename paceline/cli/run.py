@@ -22,7 +22,7 @@ READY_S = 600.0
 """How long an instance may take to load; its reasons are shown meanwhile."""
 
 POLL_S = 0.2
-NO_TEMPLATE = "no_chat_template"
+NO_TEMPLATE = "chat_template_missing"
 
 
 class Question(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,9 +101,7 @@ class Reply:
 
 
 @contextmanager
-def cluster_for(
-    home: Home, api: Api | None, nodes: int | None, min_nodes: int
-) -> Iterator[Api]:
+def cluster_for(home: Home, api: Api | None, nodes: int | None, min_nodes: int) -> Iterator[Api]:
     """The running cluster, unless there is none or `nodes` asks for one of our own."""
     if api is not None and nodes is None:
         yield api

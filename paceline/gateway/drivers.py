@@ -229,7 +229,11 @@ class Drivers:
         standing = self.table.standing(live.model)
         reasons = "; ".join(standing.reasons)
         live.homeless_since = now if live.homeless_since is None else live.homeless_since
-        if standing.standing not in (Standing.ABSENT, Standing.DOWN):
+        # An instance that is called failed is tried on: a stream that has begun waits for it.
+        hopeless = (
+            (Standing.ABSENT,) if live.stream.emitted_ids else (Standing.ABSENT, Standing.DOWN)
+        )
+        if standing.standing not in hopeless:
             live.absent_since = None
         elif live.absent_since is None:
             live.absent_since = now
