@@ -19,6 +19,7 @@ from paceline.cli import up as upping
 from paceline.cli.api import Api, running_cluster
 from paceline.cli.sizes import parse_bytes
 from paceline.cluster.local.options import DEFAULT_HOST, DEFAULT_PORT, UpOptions
+from paceline.process.config import read_config
 from paceline.process.home import Home
 from paceline.types.errors import PacelineError, Unavailable
 from paceline.types.states import Objective
@@ -99,6 +100,7 @@ def up(
         host=host,
         port=port,
         api_key=_Target.api_key,
+        timing=read_config(_Target.home.path).timing,
     )
     raise typer.Exit(upping.up(options, model or [], _Target.api_key))
 

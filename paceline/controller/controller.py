@@ -22,10 +22,10 @@ from paceline.controller.facts import Facts, Observer
 from paceline.controller.models import Models
 from paceline.controller.routing import routes
 from paceline.controller.store import Store
-from paceline.controller.timing import DEFAULT_TIMING, Timing
 from paceline.process.logs import get_logger
 from paceline.types.control import Answer, Ask, Routes, ToController
 from paceline.types.errors import Unavailable
+from paceline.types.timing import DEFAULT_TIMING, Timing
 
 MAX_ROUNDS = 16
 """Of deciding in one step: news, then what follows from it, and so on."""

@@ -20,9 +20,9 @@ from paceline.controller.placing import explain, place, replace
 from paceline.controller.seats import SeatSeen, Stage, look, why_not_here, why_unfilled
 from paceline.controller.spares import kills_again, unneeded
 from paceline.controller.tasks import orders_again
-from paceline.controller.timing import DEFAULT_TIMING, Timing
 from paceline.lifecycle import InstanceEvent
 from paceline.types.states import InstanceState, RunnerState
+from paceline.types.timing import DEFAULT_TIMING, Timing
 
 GIVE_UP_AFTER = 5
 """Failures of one seat or of the line in a row, after which an instance is called failed. It is

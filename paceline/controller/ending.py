@@ -51,7 +51,7 @@ def _drain(p: Pass, inst: InstanceBook, seats: Sequence[SeatSeen]) -> Order | No
     task = Drain(
         task_id=p.task_name(TaskKind.DRAIN),
         epoch=p.current_epoch(),
-        deadline_s=p.timing.deadlines_s[TaskKind.DRAIN],
+        deadline_s=p.timing.deadline_s(TaskKind.DRAIN),
     )
     sentence = f"{driver} of {inst.id} is asked to let its streams end"
     return Order(sentence=sentence, instance=inst.id, runner=facts.runner_id, task=task)
@@ -75,7 +75,7 @@ def _stop(p: Pass, seat: SeatSeen) -> Iterator[Action]:
         task = Stop(
             task_id=p.task_name(TaskKind.STOP),
             epoch=p.current_epoch(),
-            deadline_s=p.timing.deadlines_s[TaskKind.STOP],
+            deadline_s=p.timing.deadline_s(TaskKind.STOP),
         )
         sentence = f"{seat} of {seat.inst.id} is asked to stop"
         yield Order(sentence=sentence, instance=seat.inst.id, runner=runner.id, task=task)

@@ -11,11 +11,11 @@ from collections.abc import Collection, Mapping
 
 import msgspec
 
-from paceline.controller.timing import Timing
 from paceline.types.control import GatewayBeat, NodeBeat, RunnerBeat
 from paceline.types.facts import GatewayFacts, NodeFacts, RunnerFacts
 from paceline.types.ids import GatewayId, NodeName, RunnerId
 from paceline.types.model import ModelFacts
+from paceline.types.timing import Timing
 
 MAX_SPEAKERS = 4096
 """Nodes, runners or gateways that are remembered, each."""

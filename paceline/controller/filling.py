@@ -146,7 +146,7 @@ def _order_fetch(p: Pass, seat: SeatSeen) -> Order:
     task = Fetch(
         task_id=p.task_name(TaskKind.FETCH),
         epoch=p.current_epoch(),
-        deadline_s=p.timing.deadlines_s[TaskKind.FETCH],
+        deadline_s=p.timing.deadline_s(TaskKind.FETCH),
         model=model,
     )
     sentence = f"{seat} of {seat.inst.id} is asked to have {model} on disk"
@@ -158,7 +158,7 @@ def _order_load(p: Pass, seat: SeatSeen) -> Order:
     task = Load(
         task_id=p.task_name(TaskKind.LOAD),
         epoch=p.current_epoch(),
-        deadline_s=p.timing.deadlines_s[TaskKind.LOAD],
+        deadline_s=p.timing.deadline_s(TaskKind.LOAD),
         seat=Seat(inst.id, plan.rank),
         model=inst.wish.model,
         shard=plan.shard,
@@ -186,7 +186,7 @@ def _end_hung_load(p: Pass, seat: SeatSeen) -> Iterator[Action]:
     facts = seat.runner.facts
     kind = TaskKind.LOAD if facts.state is RunnerState.LOADING else TaskKind.FETCH
     task = _live_or_last(p, seat, kind)
-    limit_s = p.timing.deadlines_s[kind]
+    limit_s = p.timing.deadline_s(kind)
     timed_out = task is not None and task.state is TaskState.TIMED_OUT
     if timed_out or (task is None and facts.since_s > limit_s):
         runner = p.book.runners[facts.runner_id]

@@ -59,7 +59,7 @@ def _open(p: Pass, inst: InstanceBook, seats: Sequence[SeatSeen]) -> Iterator[Ac
         task = Connect(
             task_id=p.task_name(TaskKind.CONNECT),
             epoch=epoch,
-            deadline_s=p.timing.deadlines_s[TaskKind.CONNECT],
+            deadline_s=p.timing.deadline_s(TaskKind.CONNECT),
             seat=Seat(inst.id, seat.rank),
             world_size=len(seats),
             nodes=nodes,
@@ -147,7 +147,7 @@ def _warm_up(
             task = WarmUp(
                 task_id=p.task_name(TaskKind.WARM_UP),
                 epoch=epoch,
-                deadline_s=p.timing.deadlines_s[TaskKind.WARM_UP],
+                deadline_s=p.timing.deadline_s(TaskKind.WARM_UP),
             )
             yield _order(seat, task, f"{seat} of {inst.id} is asked to warm up")
 

@@ -12,13 +12,13 @@ from paceline.controller.controller import Controller, open_book
 from paceline.controller.events import EventLog
 from paceline.controller.models import Models
 from paceline.controller.store import Store
-from paceline.controller.timing import DEFAULT_TIMING
 from paceline.process.child import install_stop_signals, watch_parent
 from paceline.process.home import Home
 from paceline.process.logs import configure, get_logger
 from paceline.process.runtime import ipc_address
 from paceline.transport.control import ControlServer
 from paceline.types.errors import PacelineError
+from paceline.types.timing import DEFAULT_TIMING, Timing, read_timing
 
 CONTROL = "control"
 """The name of the socket in the runtime directory."""
@@ -33,7 +33,7 @@ class Stopped:
         self.why = ""
 
 
-def run(home: Home, runtime: Path, cluster_id: str, stopped: Stopped) -> None:
+def run(home: Home, runtime: Path, cluster_id: str, timing: Timing, stopped: Stopped) -> None:
     """Until stopped. Raises PacelineError when it cannot start."""
     store = Store(home.store)
     events = EventLog(home.logs)
@@ -42,22 +42,29 @@ def run(home: Home, runtime: Path, cluster_id: str, stopped: Stopped) -> None:
     with ControlServer(ipc_address(runtime, CONTROL)) as server:
         install_stop_signals(lambda number: _stop(stopped, server, f"it got {number.name}"))
         controller = Controller(
-            book, store, models, events, LocalCluster(server.send), server.send, time.monotonic
+            book,
+            store,
+            models,
+            events,
+            LocalCluster(server.send),
+            server.send,
+            time.monotonic,
+            timing,
         )
         sentence = f"term {book.term} begins with {len(book.instances)} wanted instances"
         events.add("term", sentence)
         try:
-            _loop(controller, server, stopped)
+            _loop(controller, server, timing, stopped)
         finally:
             models.close()
             events.close()
             store.close()
 
 
-def _loop(controller: Controller, server: ControlServer, stopped: Stopped) -> None:
+def _loop(controller: Controller, server: ControlServer, timing: Timing, stopped: Stopped) -> None:
     next_wake = time.monotonic()
     while not stopped.why:
-        wait_s = min(max(0.0, next_wake - time.monotonic()), DEFAULT_TIMING.longest_wait_s)
+        wait_s = min(max(0.0, next_wake - time.monotonic()), timing.longest_wait_s)
         messages = server.receive(wait_s)
         controller.wake()
         for peer, message in messages:
@@ -76,6 +83,7 @@ def main() -> int:
     parser.add_argument("--home", type=Path, required=True)
     parser.add_argument("--runtime", type=Path, required=True)
     parser.add_argument("--cluster-id", required=True)
+    parser.add_argument("--timing", type=read_timing, default=DEFAULT_TIMING, help="JSON")
     options = parser.parse_args()
     home = Home(options.home)
     configure("controller", "controller", home.log_file("controller", "controller"))
@@ -83,7 +91,7 @@ def main() -> int:
     watch_parent(lambda: setattr(stopped, "why", "its parent is gone"))
     try:
         home.create()
-        run(home, options.runtime, options.cluster_id, stopped)
+        run(home, options.runtime, options.cluster_id, options.timing, stopped)
     except PacelineError as error:
         print(error, file=sys.stderr)
         return 1

@@ -13,9 +13,9 @@ from enum import StrEnum
 
 from paceline.controller.book import Book, RunnerBook
 from paceline.controller.facts import Facts, NodeSeen, RunnerSeen
-from paceline.controller.timing import Timing
 from paceline.types.ids import NodeName, RunnerId
 from paceline.types.states import RunnerState
+from paceline.types.timing import Timing
 
 _SERVING = frozenset({RunnerState.READY, RunnerState.DRAINING})
 

@@ -6,8 +6,8 @@ from paceline.controller.book import Book, InstanceBook
 from paceline.controller.facts import Facts
 from paceline.controller.ledger import Ledger
 from paceline.controller.nodes import NodeState, node_state
-from paceline.controller.timing import Timing
 from paceline.types.ids import Epoch, NodeName, RunnerId, TaskId
+from paceline.types.timing import Timing
 
 
 class Pass:

@@ -24,6 +24,7 @@ from paceline.types.control import Route
 from paceline.types.errors import InvalidRequest, PacelineError
 from paceline.types.facts import GatewayFacts
 from paceline.types.ids import GatewayId, fresh_id
+from paceline.types.timing import DEFAULT_TIMING, read_timing
 
 API_KEY_VARIABLE = "PACELINE_API_KEY"
 FAILED, USED_WRONGLY = 1, 2
@@ -41,6 +42,7 @@ def main() -> int:
     gateway_id = GatewayId(fresh_id("gateway"))
     configure("gateway", gateway_id, home.log_file("gateway", "gateway"))
     settings = Settings(
+        beat_s=options.timing.beat_s,
         api_key=options.api_key or os.environ.get(API_KEY_VARIABLE) or None,
         body_bytes=options.body_limit,
         request_s=options.request_timeout,
@@ -102,6 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--home", type=Path, required=True)
     parser.add_argument("--runtime", type=Path, required=True)
     parser.add_argument("--cluster-id", required=True)
+    parser.add_argument("--timing", type=read_timing, default=DEFAULT_TIMING, help="JSON")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000, help="0: any free one")
     parser.add_argument("--api-key", help=f"else {API_KEY_VARIABLE}; without one everyone may ask")

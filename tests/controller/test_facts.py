@@ -5,10 +5,10 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from paceline.controller.facts import FORGET_S, Observer
-from paceline.controller.timing import DEFAULT_TIMING
 from paceline.types.control import GatewayBeat, NodeBeat, RunnerBeat
 from paceline.types.facts import GatewayFacts, NodeFacts, RunnerFacts
 from paceline.types.states import RunnerState
+from paceline.types.timing import DEFAULT_TIMING
 
 NODE = NodeFacts(
     name="n1", incarnation="a", cluster_id="c", pid=1, host="h", cpus=1, memory_bytes=1

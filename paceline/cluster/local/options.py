@@ -10,6 +10,7 @@ import msgspec
 
 from paceline.process.memory import MachineMemory
 from paceline.types.errors import InvalidRequest
+from paceline.types.timing import DEFAULT_TIMING, Timing, check_timing
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8000
@@ -45,6 +46,7 @@ class UpOptions(msgspec.Struct, frozen=True, kw_only=True):
     """0: any free one."""
     api_key: str | None = None
     """What the gateway asks of its clients; None: nothing."""
+    timing: Timing = DEFAULT_TIMING
     programs: Programs = Programs()
 
 
@@ -96,6 +98,7 @@ def check(options: UpOptions) -> None:
         raise InvalidRequest(f"port {options.port}; choose 1 to 65535, or 0 for any free one")
     if options.node_memory is not None and options.node_memory <= 0:
         raise InvalidRequest("a node needs memory; give --node-memory as in 2GiB")
+    check_timing(options.timing)
 
 
 def node_share(options: UpOptions, memory: MachineMemory, cpus: int) -> NodeShare:
@@ -117,7 +120,13 @@ def commands(
     share: NodeShare,
 ) -> list[Command]:
     """The children of the cluster, in the order in which they are started."""
-    common = {"--home": home, "--runtime": runtime, "--cluster-id": cluster_id}
+    timing = msgspec.json.encode(options.timing).decode()
+    common = {
+        "--home": home,
+        "--runtime": runtime,
+        "--cluster-id": cluster_id,
+        "--timing": timing,
+    }
     served = common | {"--host": options.host, "--port": port}
     programs = options.programs
     made = [

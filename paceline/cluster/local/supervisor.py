@@ -31,8 +31,8 @@ from paceline.transport.control import ControlClient
 from paceline.types.control import Kill, Launch, NodeBeat, ToSupervisor
 from paceline.types.facts import NodeFacts
 from paceline.types.ids import NodeName, RunnerId
+from paceline.types.timing import DEFAULT_TIMING, Timing, read_timing
 
-BEAT_S = 0.5
 TICK_S = 0.05
 STOP_GRACE_S = 1.5
 """What runners have to end in, once the supervisor was told to end."""
@@ -52,6 +52,7 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     incarnation: str
     memory_bytes: int
     threads: int
+    timing: Timing
     runner: tuple[str, ...]
     """The program of a runner; its options are appended."""
 
@@ -95,7 +96,7 @@ class Supervisor:
             changed = self._roster.tick() or changed
             if changed or self._clock() >= next_beat:
                 changed = not self._control.send(NodeBeat(self._facts())) and changed
-                next_beat = self._clock() + BEAT_S
+                next_beat = self._clock() + self._settings.timing.beat_s
 
     def _obey(self) -> None:
         for order in self._control.receive():
@@ -163,6 +164,7 @@ def _settings() -> NodeSettings:
     parser.add_argument("--cluster-id", required=True)
     parser.add_argument("--node", required=True)
     parser.add_argument("--memory", type=int, required=True, help="bytes offered to runners")
+    parser.add_argument("--timing", type=read_timing, default=DEFAULT_TIMING, help="JSON")
     parser.add_argument("--threads", type=int, default=1, help="of each runner")
     parser.add_argument("--runner", default=f"{shlex.quote(sys.executable)} -m paceline.runner")
     given = parser.parse_args()
@@ -174,6 +176,7 @@ def _settings() -> NodeSettings:
         incarnation=secrets.token_hex(4),
         memory_bytes=given.memory,
         threads=given.threads,
+        timing=given.timing,
         runner=tuple(shlex.split(given.runner)),
     )
 

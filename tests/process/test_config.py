@@ -1,0 +1,58 @@
+"""What an owner may set, and how a mistake in it is told."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from paceline.process.config import read_config
+from paceline.types.errors import InvalidRequest
+from paceline.types.states import TaskKind
+from paceline.types.timing import DEFAULT_TIMING, read_timing
+
+
+def write(home: Path, text: str) -> Path:
+    (home / "config.toml").write_text(text)
+    return home
+
+
+def test_without_a_file_all_is_as_documented(tmp_path: Path) -> None:
+    timing = read_config(tmp_path).timing
+    assert (timing.beat_s, timing.suspect_s, timing.lost_s, timing.task_grace_s) == (
+        0.5,
+        1.5,
+        3.0,
+        0.25,
+    )
+
+
+def test_what_is_set_holds_and_the_rest_keeps_its_default(tmp_path: Path) -> None:
+    text = "[timing]\nlost_s = 5\n[timing.deadlines_s]\nload = 300\n"
+    timing = read_config(write(tmp_path, text)).timing
+    assert timing.lost_s == 5
+    assert timing.deadline_s(TaskKind.LOAD) == 300
+    assert timing.deadline_s(TaskKind.STOP) == DEFAULT_TIMING.deadline_s(TaskKind.STOP)
+    assert read_timing(msgspec.json.encode(timing).decode()) == timing
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[timing]\nlots_s = 1\n", "lots_s"),
+        ("[timing]\nlost_s = 'long'\n", "timing.lost_s"),
+        ("[timing]\nlost_s = -1\n", "timing.lost_s must be above zero"),
+        ("[timing]\nbeat_s = nan\n", "timing.beat_s must be above zero"),
+        ("[timing]\nlost_s = 1.0\n", "timing.suspect_s (1.5 s) must be less than timing.lost_s"),
+        ("[timing]\nbeat_s = 1.0\n", "must allow for one lost beat"),
+        ("[timing]\n[timing.deadlines_s]\nload = 0\n", "timing.deadlines_s must be above zero"),
+        ("timing\n", "config.toml"),
+        ("[colours]\n", "colours"),
+    ],
+)
+def test_a_mistake_is_told_with_the_file_and_the_field(
+    tmp_path: Path, text: str, words: str
+) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        read_config(write(tmp_path, text))
+    assert words in str(caught.value)
+    assert "config.toml" in str(caught.value)
