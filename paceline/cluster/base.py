@@ -10,6 +10,7 @@ conformance suite checks it):
 - A launch of a name that lives, that has ended, or that belongs to another incarnation of the
   node, starts nothing. A name is never used twice.
 - A launch beyond the node's memory starts nothing and shows as an exit with the reason.
+- What is reserved for a process is only ever raised, and never beyond the node's memory.
 - A kill of what is not there changes nothing. After `grace_s` the process is gone, whatever it
   does, and shows as an exit with the reason.
 - A runner that goes away is in the inventory, and in the ledger, until it is seen gone.
@@ -20,16 +21,20 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from paceline.types.control import Kill, Launch
+from paceline.types.control import Kill, Launch, Reserve
 from paceline.types.ids import NodeName
 
 
 class Cluster(Protocol):
-    """Starts and kills runners. Neither call waits; both are orders whose outcome the next facts
+    """Starts and kills runners. No call waits; all are orders whose outcome the next facts
     show, and that may be lost on the way: the caller repeats them until they show."""
 
     def launch(self, node: NodeName, order: Launch) -> bool:
         """Has a runner of this name on the node. False: the node cannot be told now."""
+        ...
+
+    def reserve(self, node: NodeName, order: Reserve) -> bool:
+        """Counts more memory for a runner that lives. False: the node cannot be told now."""
         ...
 
     def kill(self, node: NodeName, incarnation: str, order: Kill) -> bool:

@@ -12,9 +12,9 @@ from msgspec.structs import replace
 
 from paceline.cluster.base import Cluster
 from paceline.controller import actions as do
-from paceline.controller.book import Book, RunnerBook, TaskBook
-from paceline.controller.record import RECORDS, put, put_seat
-from paceline.types.control import Assign, FromController, Kill, Launch
+from paceline.controller.book import Book, TaskBook, reservation
+from paceline.controller.record import RECORDS, enter_runner, put, put_seat
+from paceline.types.control import Assign, FromController, Kill, Launch, Reserve
 from paceline.types.errors import PacelineError
 from paceline.types.ids import InstanceId, Seat
 
@@ -44,6 +44,7 @@ class Actor:
             do.Pull: self._start_pull,
             do.Forget: self._forget_instance,
             do.LaunchRunner: self._launch,
+            do.LaunchBlank: self._launch_blank,
             do.Take: self._take,
             do.Order: self._order,
             do.SendLine: self._send_line,
@@ -74,6 +75,13 @@ class Actor:
 
     def _launch(self, action: do.LaunchRunner, now: float) -> None:
         self._seat_runner(action, now, in_inventory=False)
+        self._order_launch(action)
+
+    def _launch_blank(self, action: do.LaunchBlank, now: float) -> None:
+        enter_runner(self.book, action, now, seat=None, in_inventory=False)
+        self._order_launch(action)
+
+    def _order_launch(self, action: do.LaunchRunner | do.LaunchBlank) -> None:
         order = Launch(
             runner_id=action.runner,
             incarnation=action.incarnation,
@@ -82,21 +90,15 @@ class Actor:
         self._cluster.launch(action.node, order)
 
     def _take(self, action: do.Take, now: float) -> None:
-        self._seat_runner(action, now, in_inventory=True)
+        known = self.book.runners.get(action.runner)
+        self._seat_runner(action, now, in_inventory=known is None or known.in_inventory)
+        self._cluster.reserve(action.node, reservation(self.book.runners[action.runner]))
 
     def _seat_runner(
         self, action: do.LaunchRunner | do.Take, now: float, *, in_inventory: bool
     ) -> None:
-        self.book.runners[action.runner] = RunnerBook(
-            id=action.runner,
-            node=action.node,
-            incarnation=action.incarnation,
-            memory_bytes=action.memory_bytes,
-            seat=Seat(action.instance, action.rank),
-            ordered_at=now,
-            sent_at=now,
-            in_inventory=in_inventory,
-        )
+        seat = Seat(action.instance, action.rank)
+        enter_runner(self.book, action, now, seat=seat, in_inventory=in_inventory)
         inst = self.book.instances[action.instance]
         put_seat(self.book, inst, replace(inst.seats[action.rank], runner=action.runner))
 
@@ -120,16 +122,9 @@ class Actor:
         self._post(f"runner:{action.runner}", action.line)
 
     def _kill(self, action: do.KillRunner, now: float) -> None:
-        known = self.book.runners.get(action.runner) or RunnerBook(
-            id=action.runner,
-            node=action.node,
-            incarnation=action.incarnation,
-            memory_bytes=action.memory_bytes,
-            seat=None,
-            ordered_at=now,
-            sent_at=now,
-            in_inventory=True,
-        )
+        if action.runner not in self.book.runners:
+            enter_runner(self.book, action, now, seat=None, in_inventory=True)
+        known = self.book.runners[action.runner]
         self.book.runners[action.runner] = replace(known, kill=action.why, told_at=now)
         order = Kill(runner_id=action.runner, grace_s=action.grace_s, reason=action.why)
         self._cluster.kill(action.node, action.incarnation, order)
@@ -139,6 +134,9 @@ class Actor:
         if isinstance(action.order, Launch):
             self.book.runners[runner.id] = replace(runner, sent_at=now)
             self._cluster.launch(runner.node, action.order)
+        elif isinstance(action.order, Reserve):
+            self.book.runners[runner.id] = replace(runner, sent_at=now)
+            self._cluster.reserve(runner.node, action.order)
         else:
             self.book.runners[runner.id] = replace(runner, told_at=now)
             self._cluster.kill(runner.node, runner.incarnation, action.order)

@@ -133,22 +133,32 @@ class Forget(OfInstance, frozen=True, kw_only=True, tag="deleted"):
 # --- orders to others ----------------------------------------------------------------------------
 
 
-class LaunchRunner(OfInstance, frozen=True, kw_only=True, tag="launch"):
-    rank: int
+class OfRunner(Action, frozen=True, kw_only=True, tag=True):
     runner: RunnerId
     node: NodeName
     incarnation: str
+    """Of the node."""
     memory_bytes: int
 
 
-class Take(OfInstance, frozen=True, kw_only=True, tag="take"):
+class LaunchRunner(OfRunner, frozen=True, kw_only=True, tag="launch"):
+    instance: InstanceId
+    rank: int
+
+
+class Take(OfRunner, frozen=True, kw_only=True, tag="take"):
     """Puts a living runner on a seat."""
 
+    instance: InstanceId
     rank: int
-    runner: RunnerId
-    node: NodeName
-    incarnation: str
-    memory_bytes: int
+
+
+class LaunchBlank(OfRunner, frozen=True, kw_only=True, tag="launch_blank"):
+    """One without a seat, to stand ready."""
+
+
+class KeepBlank(OfRunner, frozen=True, kw_only=True, tag="keep_blank"):
+    """A blank runner that an earlier controller launched."""
 
 
 class Order(OfInstance, frozen=True, kw_only=True, tag="order"):
@@ -162,11 +172,7 @@ class SendLine(OfInstance, frozen=True, kw_only=True, tag="line"):
     line: Line
 
 
-class KillRunner(Action, frozen=True, kw_only=True, tag="kill"):
-    runner: RunnerId
-    node: NodeName
-    incarnation: str
-    memory_bytes: int
+class KillRunner(OfRunner, frozen=True, kw_only=True, tag="kill"):
     grace_s: float
     why: str
 
@@ -177,7 +183,7 @@ class OrderAgain(Action, frozen=True, kw_only=True, tag="order_again"):
 
 
 class TellAgain(Action, frozen=True, kw_only=True, tag="tell_again"):
-    """To a supervisor, about a runner whose launch or end shows no effect yet."""
+    """To a supervisor, about a runner: an order that shows no effect yet."""
 
     quiet = True
     runner: RunnerId

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import msgspec
 
 from paceline.process.backoff import Backoff
-from paceline.types.control import Line
+from paceline.types.control import Line, Reserve
 from paceline.types.ids import Epoch, InstanceId, NodeName, RunnerId, Seat, TaskId
 from paceline.types.instance import InstanceWish, Placement, SeatPlan
 from paceline.types.states import InstanceState, TaskKind, TaskState
@@ -93,15 +93,27 @@ class RunnerBook(msgspec.Struct, frozen=True, kw_only=True):
     incarnation: str
     memory_bytes: int
     seat: Seat | None
-    """The seat it was meant for; another may have taken it since."""
+    """The seat it was meant for; another may have taken it since. None: it is blank, or a stray."""
     ordered_at: float
     sent_at: float
-    """When the last order to launch it was sent."""
+    """When the last order to launch it, or to reserve memory for it, was sent."""
     told_at: float = 0.0
     """When the last order to kill it was sent."""
     in_inventory: bool = False
     kill: str = ""
     """Why it is being killed; empty while it is wanted."""
+
+    @property
+    def is_blank(self) -> bool:
+        """Meant for no seat, and wanted."""
+        return self.seat is None and not self.kill
+
+
+def reservation(runner: RunnerBook) -> Reserve:
+    """The order to count for a runner what its seat takes."""
+    return Reserve(
+        runner_id=runner.id, incarnation=runner.incarnation, memory_bytes=runner.memory_bytes
+    )
 
 
 class TaskBook(msgspec.Struct, frozen=True, kw_only=True):
@@ -138,6 +150,7 @@ class Book:
         self.runners: dict[RunnerId, RunnerBook] = {}
         self.tasks: dict[TaskId, TaskBook] = {}
         self.nodes: dict[NodeName, str] = {}
+        self.blank_patience: dict[NodeName, Patience] = {}
         self.lines_sent: dict[RunnerId, tuple[Line, float]] = {}
         self.names = 0
         """Names given in this term: runners, tasks."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from paceline.controller.actions import Action, Decision, Heal, Move, Stumble
+from paceline.controller.blanks import keep_blanks
 from paceline.controller.book import Book, InstanceBook
 from paceline.controller.census import news
 from paceline.controller.ending import end
@@ -36,7 +37,7 @@ def decide(facts: Facts, book: Book, now: float, timing: Timing = DEFAULT_TIMING
     if not actions:
         actions = tuple(_decide_instances(p))
     if not any(not action.quiet for action in actions):
-        actions = (*actions, *unneeded(p), *kills_again(p), *orders_again(p))
+        actions = (*actions, *keep_blanks(p), *unneeded(p), *kills_again(p), *orders_again(p))
     return Decision(actions, p.next_wake, p.names)
 
 

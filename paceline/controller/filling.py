@@ -6,17 +6,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from paceline.controller.actions import Action, LaunchRunner, Order, Take, TellAgain
-from paceline.controller.adoption import memory_of
-from paceline.controller.book import TaskBook
-from paceline.controller.facts import RunnerSeen
+from paceline.controller.book import RunnerBook, TaskBook, reservation
 from paceline.controller.ledger import Reservation
 from paceline.controller.nodes import IN_A_LINE
 from paceline.controller.passing import Pass
-from paceline.controller.seats import SeatSeen, Stage
-from paceline.controller.spares import holds, kill, make_room, spare_for
+from paceline.controller.seats import SeatSeen, Stage, lacks_memory, stuck_words
+from paceline.controller.spares import await_start, holds, kill, make_room, spare_for
 from paceline.planner import human_bytes
-from paceline.types.control import Launch
-from paceline.types.ids import Seat
+from paceline.types.ids import RunnerId, Seat
 from paceline.types.states import RunnerState, TaskKind, TaskState
 from paceline.types.tasks import Fetch, Load
 
@@ -36,30 +33,40 @@ def _man(p: Pass, seat: SeatSeen) -> Iterator[Action]:
     if not p.is_ready(plan.node):
         return
     spare = spare_for(p, inst, seat.seat)
-    if spare is not None:
-        yield _take(p, seat, spare)
-        return
     p.wake_at(seat.seat.patience.not_before)
-    if seat.seat.patience.not_before > p.now:
+    if seat.seat.patience.not_before > p.now and not _holds(p, seat, spare):
         return
-    if p.ledger.room_for_seat(inst, plan.node) < plan.memory_bytes:
+    room = p.ledger.room_for_seat(inst, plan.node) + (p.ledger.held(spare) if spare else 0)
+    if room < plan.memory_bytes:
         yield from make_room(p, inst, plan.node)
-        return
-    yield _launch(p, seat)
+    elif spare is not None:
+        yield _take(p, seat, spare)
+    else:
+        yield _launch(p, seat)
 
 
-def _take(p: Pass, seat: SeatSeen, spare: RunnerSeen) -> Take:
-    facts, plan = spare.facts, seat.seat.plan
-    p.taken.add(facts.runner_id)
-    keeps = "with its layers" if holds(seat.inst, seat.seat, spare) else f"it is {facts.state}"
+def _holds(p: Pass, seat: SeatSeen, runner: RunnerId | None) -> bool:
+    seen = p.facts.runners.get(runner) if runner else None
+    return seen is not None and holds(seat.inst, seat.seat, seen)
+
+
+def _take(p: Pass, seat: SeatSeen, spare: RunnerId) -> Take:
+    plan, seen = seat.seat.plan, p.facts.runners.get(spare)
+    p.taken.add(spare)
+    held = p.ledger.held(spare)
+    memory = max(held, plan.memory_bytes)
+    p.ledger.reserve(Reservation(plan.node, memory - held, seat.inst.id, spare))
+    state = "it is still starting" if seen is None else f"it is {seen.facts.state}"
+    keeps = "with its layers" if _holds(p, seat, spare) else state
     return Take(
-        sentence=f"{facts.runner_id} on {plan.node} takes {seat.inst.id}/{plan.rank}, {keeps}",
+        sentence=f"{spare} on {plan.node} takes {seat.inst.id}/{plan.rank}, {keeps}; "
+        f"{human_bytes(memory)} reserved",
         instance=seat.inst.id,
         rank=plan.rank,
-        runner=facts.runner_id,
+        runner=spare,
         node=plan.node,
         incarnation=p.facts.nodes[plan.node].facts.incarnation,
-        memory_bytes=memory_of(p, plan.node, facts.runner_id) or plan.memory_bytes,
+        memory_bytes=memory,
     )
 
 
@@ -80,20 +87,7 @@ def _launch(p: Pass, seat: SeatSeen) -> LaunchRunner:
 
 def _await_start(p: Pass, seat: SeatSeen) -> Iterator[Action]:
     assert seat.seat.runner is not None  # the stage says so
-    runner = p.book.runners[seat.seat.runner]
-    p.wake_at(runner.ordered_at + p.timing.start_s)
-    if p.now - runner.ordered_at >= p.timing.start_s:
-        yield from kill(p, runner, f"not a word from it within {p.timing.start_s:.0f} s")
-    elif not runner.in_inventory and p.now - runner.sent_at >= p.timing.resend_s:
-        yield TellAgain(
-            sentence=f"{runner.node} does not list {runner.id} yet; told again",
-            runner=runner.id,
-            order=Launch(
-                runner_id=runner.id,
-                incarnation=runner.incarnation,
-                memory_bytes=runner.memory_bytes,
-            ),
-        )
+    yield from await_start(p, p.book.runners[seat.seat.runner])
 
 
 def _replace_silent(p: Pass, seat: SeatSeen) -> Iterator[Action]:
@@ -103,6 +97,12 @@ def _replace_silent(p: Pass, seat: SeatSeen) -> Iterator[Action]:
         silence_s = p.facts.silence_s(seat.runner.heard_at, p.now)
         why = f"its process lives but has said nothing for {silence_s:.1f} s"
         yield from kill(p, p.book.runners[seat.runner.facts.runner_id], why, grace_s=0.0)
+
+
+def _replace_stuck(p: Pass, seat: SeatSeen) -> Iterator[Action]:
+    assert seat.seat.runner is not None  # the stage says so
+    why = f"it is stuck: {stuck_words(seat)}"
+    yield from kill(p, p.book.runners[seat.seat.runner], why, grace_s=0.0)
 
 
 def _see_off(p: Pass, seat: SeatSeen) -> Iterator[Action]:
@@ -117,6 +117,9 @@ def _order_shard(p: Pass, seat: SeatSeen) -> Iterator[Action]:
         runner = p.book.runners[facts.runner_id]
         yield from kill(p, runner, "it is in a line with other layers than its seat has now")
         return
+    if lacks_memory(p, seat):
+        yield from _reserve(p, p.book.runners[facts.runner_id])
+        return
     fetch, load = (_live_or_last(p, seat, kind) for kind in (TaskKind.FETCH, TaskKind.LOAD))
     given = [task for task in (fetch, load) if task is not None]
     if any(not task.state.is_terminal for task in given):
@@ -129,6 +132,16 @@ def _order_shard(p: Pass, seat: SeatSeen) -> Iterator[Action]:
     p.wake_at(seat.seat.patience.not_before)
     if seat.seat.patience.not_before <= p.now:
         yield _order_load(p, seat) if _has_files(seat, fetch) else _order_fetch(p, seat)
+
+
+def _reserve(p: Pass, runner: RunnerBook) -> Iterator[Action]:
+    p.wake_at(runner.sent_at + p.timing.resend_s)
+    if p.now - runner.sent_at >= p.timing.resend_s:
+        yield TellAgain(
+            sentence=f"{runner.node} has not reserved the memory of {runner.id}; told again",
+            runner=runner.id,
+            order=reservation(runner),
+        )
 
 
 def _has_files(seat: SeatSeen, fetch: TaskBook | None) -> bool:
@@ -202,6 +215,7 @@ _STEPS: dict[Stage, Callable[[Pass, SeatSeen], Iterator[Action]]] = {
     Stage.LEAVING: _see_off,
     Stage.STARTING: _await_start,
     Stage.SILENT: _replace_silent,
+    Stage.STUCK: _replace_stuck,
     Stage.EMPTY: _order_shard,
     Stage.FILLING: _end_hung_load,
 }

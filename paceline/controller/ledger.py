@@ -19,6 +19,8 @@ class Reservation(msgspec.Struct, frozen=True):
     instance: InstanceId | None
     runner: RunnerId | None
     """None: a seat that has no runner yet."""
+    blank: bool = False
+    """It yields to whatever is placed."""
 
 
 class Ledger:
@@ -44,12 +46,17 @@ class Ledger:
             if entry.node == node and not (entry.runner is None and entry.instance == inst.id)
         )
 
+    def held(self, runner: RunnerId) -> int:
+        """Bytes that a runner counts for."""
+        return sum(entry.memory_bytes for entry in self._entries if entry.runner == runner)
+
     def budget(self, inst: InstanceBook, node: NodeName) -> NodeBudget:
-        """What the planner may give to the instance: its own runners count as gone."""
+        """What the planner may give to the instance: its own runners and blank ones count as
+        gone."""
         others = sum(
             entry.memory_bytes
             for entry in self._entries
-            if entry.node == node and entry.instance != inst.id
+            if entry.node == node and entry.instance != inst.id and not entry.blank
         )
         capacity = self._capacity(node)
         return NodeBudget(name=node, memory_bytes=capacity, free_bytes=max(capacity - others, 0))
@@ -72,11 +79,14 @@ def _runners(facts: Facts, book: Book) -> Iterator[Reservation]:
                 max(process.memory_bytes, ordered),
                 _instance_of(facts, book, process.runner_id),
                 process.runner_id,
+                blank=known is not None and known.is_blank,
             )
     for runner in book.runners.values():
         if runner.id not in counted:
             owner = _instance_of(facts, book, runner.id)
-            yield Reservation(runner.node, runner.memory_bytes, owner, runner.id)
+            yield Reservation(
+                runner.node, runner.memory_bytes, owner, runner.id, blank=runner.is_blank
+            )
 
 
 def _instance_of(facts: Facts, book: Book, runner: RunnerId) -> InstanceId | None:

@@ -1,9 +1,8 @@
 """Who is there: ready, suspect, unreachable or lost.
 
-Lost needs silence and a witness: a neighbour in the line whose data link fell silent too. A
-neighbour that still hears it vouches, and nothing moves. Where no line stands silence alone
-decides; where one does and nobody can be a witness (a line of one), after a longer patience.
-Gateways are not asked yet: their beats say nothing of their links.
+Lost needs silence and a witness: a neighbour in the line, or for a driver a gateway, whose data
+link fell silent too. One that still hears it vouches, and nothing moves. Where no line stands
+silence alone decides; where one does and nobody can be a witness, after a longer patience.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from enum import StrEnum
 
-from paceline.controller.book import Book, RunnerBook
+from paceline.controller.book import Book, InstanceBook, RunnerBook
 from paceline.controller.facts import Facts, NodeSeen, RunnerSeen
 from paceline.types.ids import NodeName, RunnerId
 from paceline.types.states import RunnerState
@@ -101,14 +100,25 @@ def _is_serving(book: Book, seen: RunnerSeen) -> bool:
     return stands and seen.facts.state in _SERVING and not (line and line.broken)
 
 
+def _gateway_words(facts: Facts, inst: InstanceBook, now: float, timing: Timing) -> Iterator[float]:
+    for seen in facts.gateways.values():
+        heard_s = facts.silence_s(seen.heard_at, now)
+        if heard_s < timing.suspect_s:
+            for link in seen.facts.links:
+                if link.instance == inst.id and link.epoch == inst.epoch:
+                    yield heard_s + link.silence_s
+
+
 def _witnesses(
     facts: Facts, book: Book, accused: RunnerSeen, now: float, timing: Timing
 ) -> Iterator[float]:
-    """Seconds of silence that each neighbour with a voice of its own has met with."""
+    """Seconds of silence that each neighbour or gateway with a voice of its own has met with."""
     seat = accused.facts.seat
     inst = book.instances.get(seat.instance) if seat else None
     if seat is None or inst is None:
         return
+    if seat.rank == 0:
+        yield from _gateway_words(facts, inst, now, timing)
     size = len(inst.seats)
     for rank, place in enumerate(inst.seats):
         seen = facts.runners.get(place.runner) if place.runner else None

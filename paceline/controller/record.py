@@ -27,15 +27,22 @@ def _runner_shown(book: Book, action: do.RunnerShown, now: float) -> None:
 
 
 def _runner_gone(book: Book, action: do.RunnerGone, now: float) -> None:
-    del book.runners[action.runner]
+    ended = book.runners.pop(action.runner)
     book.lines_sent.pop(action.runner, None)
     found = seat_of(book, action.runner)
     if found is None:
+        if ended.is_blank:
+            before = book.blank_patience.get(ended.node, Patience())
+            book.blank_patience[ended.node] = before.again(now, now - ended.ordered_at)
         return
     inst, seat = found
     patience = seat.patience.again(now, inst.healthy_s(now))
     emptied = replace(seat, runner=None, patience=patience, trouble=action.sentence)
     put_seat(book, inst, emptied, InstanceEvent.SEAT_LOST, epoch=None, ready_since=None)
+
+
+def _keep_blank(book: Book, action: do.KeepBlank, now: float) -> None:
+    enter_runner(book, action, now, seat=None, in_inventory=True)
 
 
 def _task_moved(book: Book, action: do.TaskMoved, now: float) -> None:
@@ -91,14 +98,12 @@ def _adopt(book: Book, action: do.Adopt, now: float) -> None:
     seats = []
     for plan, runner in zip(action.placement.seats, action.runners, strict=True):
         seats.append(SeatBook(plan=plan, runner=runner))
-        incarnation = action.incarnations[plan.rank]
-        seat = Seat(inst.id, plan.rank)
         book.runners[runner] = RunnerBook(
             id=runner,
             node=plan.node,
-            incarnation=incarnation,
+            incarnation=action.incarnations[plan.rank],
             memory_bytes=plan.memory_bytes,
-            seat=seat,
+            seat=Seat(inst.id, plan.rank),
             ordered_at=now,
             sent_at=now,
             in_inventory=True,
@@ -151,6 +156,23 @@ def _stumble(book: Book, action: do.Stumble, now: float) -> None:
     put(book, replace(book.instances[action.instance], stumble=action.sentence))
 
 
+def enter_runner(
+    book: Book, action: do.OfRunner, now: float, *, seat: Seat | None, in_inventory: bool
+) -> None:
+    """Keeps a runner that is launched, or that gets this seat."""
+    known = book.runners.get(action.runner)
+    book.runners[action.runner] = RunnerBook(
+        id=action.runner,
+        node=action.node,
+        incarnation=action.incarnation,
+        memory_bytes=action.memory_bytes,
+        seat=seat,
+        ordered_at=known.ordered_at if known else now,
+        sent_at=now,
+        in_inventory=in_inventory,
+    )
+
+
 def seat_of(book: Book, runner: RunnerId) -> tuple[InstanceBook, SeatBook] | None:
     for inst in book.instances.values():
         for seat in inst.seats:
@@ -181,6 +203,7 @@ RECORDS: dict[type[do.Action], Callable[[Book, Any, float], None]] = {
     do.NodeMoved: _node_moved,
     do.RunnerShown: _runner_shown,
     do.RunnerGone: _runner_gone,
+    do.KeepBlank: _keep_blank,
     do.TaskMoved: _task_moved,
     do.TaskEnded: _task_moved,
     do.TaskContradicted: _task_contradicted,

@@ -6,6 +6,7 @@ from enum import StrEnum
 
 import msgspec
 
+from paceline.controller.adoption import memory_of
 from paceline.controller.book import InstanceBook, SeatBook
 from paceline.controller.facts import RunnerSeen
 from paceline.controller.nodes import IN_A_LINE, NodeState, is_silent
@@ -24,6 +25,8 @@ class Stage(StrEnum):
     """Launched, not heard of yet."""
     SILENT = "silent"
     """Its process is there and says nothing."""
+    STUCK = "stuck"
+    """Its runner beats, and its work does not go on."""
     EMPTY = "empty"
     """Its runner waits for this shard."""
     FILLING = "filling"
@@ -75,11 +78,32 @@ def why_unfilled(p: Pass, seat: SeatSeen) -> str:
         Stage.LEAVING: "waits for its runner to end before another is launched",
         Stage.STARTING: "is starting its process",
         Stage.SILENT: "says nothing, though its process is there",
-        Stage.EMPTY: f"waits for its shard{pause}",
+        Stage.STUCK: f"beats, but {stuck_words(seat)}",
+        Stage.EMPTY: (
+            f"waits for {seat.seat.plan.node} to reserve its memory"
+            if lacks_memory(p, seat)
+            else f"waits for its shard{pause}"
+        ),
         Stage.FILLING: f"is {state} ({percent})",
         Stage.FILLED: f"holds its layers and is {state}",
     }
     return f"{seat} {says[seat.stage]}{trouble}"
+
+
+def lacks_memory(p: Pass, seat: SeatSeen) -> bool:
+    """Whether the node has not yet reserved for its runner what the seat takes."""
+    plan, runner = seat.seat.plan, seat.seat.runner
+    return runner is not None and (memory_of(p, plan.node, runner) or 0) < plan.memory_bytes
+
+
+def stuck_words(seat: SeatSeen) -> str:
+    work = seat.runner.facts.work if seat.runner else None
+    if work is None:
+        return ""
+    return (
+        f"its {work.work} has not moved for {work.silent_s:.1f} s "
+        f"(by its measured pace it is given {work.patience_s:.1f} s)"
+    )
 
 
 def _seen(p: Pass, seat: SeatBook) -> RunnerSeen | None:
@@ -97,6 +121,8 @@ def _stage(p: Pass, inst: InstanceBook, seat: SeatBook) -> Stage:
         return Stage.STARTING
     if is_silent(p.facts, p.book, known.id, p.now, p.timing):
         return Stage.SILENT
+    if seen.facts.work is not None and seen.facts.work.is_stuck:
+        return Stage.STUCK
     if seen.facts.state in (RunnerState.FETCHING, RunnerState.LOADING):
         return Stage.FILLING
     able = seen.facts.state is RunnerState.LOADED or seen.facts.state in IN_A_LINE

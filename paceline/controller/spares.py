@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from paceline.controller.actions import Action, KillRunner, TellAgain
-from paceline.controller.adoption import is_adoptable, memory_of
+from paceline.controller.adoption import is_adoptable
 from paceline.controller.book import InstanceBook, RunnerBook, SeatBook
 from paceline.controller.facts import RunnerSeen
 from paceline.controller.nodes import NodeState
 from paceline.controller.passing import Pass
-from paceline.types.control import Kill
+from paceline.types.control import Kill, Launch
 from paceline.types.facts import NodeFacts, ProcessFacts
 from paceline.types.ids import NodeName, RunnerId, Seat
 from paceline.types.states import RunnerState
@@ -18,8 +18,9 @@ from paceline.types.states import RunnerState
 TAKES_A_LOAD = frozenset({RunnerState.IDLE, RunnerState.LOADED, RunnerState.FAILED})
 
 
-def spare_for(p: Pass, inst: InstanceBook, seat: SeatBook) -> RunnerSeen | None:
-    """The living runner on the seat's node that has the least left to do to fill it."""
+def spare_for(p: Pass, inst: InstanceBook, seat: SeatBook) -> RunnerId | None:
+    """The living runner on the seat's node that has the least left to do to fill it; else a blank
+    one that is still starting."""
     fitting = [
         seen
         for seen in p.facts.runners.values()
@@ -27,9 +28,17 @@ def spare_for(p: Pass, inst: InstanceBook, seat: SeatBook) -> RunnerSeen | None:
         and seen.facts.runner_id not in p.taken
         and _is_free(p, inst, seen)
         and (holds(inst, seat, seen) or seen.facts.state in TAKES_A_LOAD)
-        and (memory_of(p, seat.plan.node, seen.facts.runner_id) or 0) >= seat.plan.memory_bytes
     ]
-    return max(fitting, key=lambda seen: _fitness(inst, seat, seen), default=None)
+    best = max(fitting, key=lambda seen: _fitness(inst, seat, seen), default=None)
+    if best is not None:
+        return best.facts.runner_id
+    starting = (r.id for r in blanks_of(p, seat.plan.node) if r.id not in p.facts.runners)
+    return next((runner for runner in starting if runner not in p.taken), None)
+
+
+def blanks_of(p: Pass, node: NodeName) -> list[RunnerBook]:
+    """The blank runners of a node, oldest first."""
+    return [runner for runner in p.book.runners.values() if runner.node == node and runner.is_blank]
 
 
 def holds(inst: InstanceBook, seat: SeatBook, seen: RunnerSeen) -> bool:
@@ -60,6 +69,23 @@ def _is_free(p: Pass, inst: InstanceBook, seen: RunnerSeen) -> bool:
         return mine and alive and not known.kill and known.id not in seated(p)
     seat = seen.facts.seat
     return (seat is None or seat.instance == inst.id) and is_adoptable(p, seen)
+
+
+def await_start(p: Pass, runner: RunnerBook) -> Iterator[Action]:
+    """For a runner that was launched and not heard of yet."""
+    p.wake_at(runner.ordered_at + p.timing.start_s)
+    if p.now - runner.ordered_at >= p.timing.start_s:
+        yield from kill(p, runner, f"not a word from it within {p.timing.start_s:.0f} s")
+    elif not runner.in_inventory and p.now - runner.sent_at >= p.timing.resend_s:
+        yield TellAgain(
+            sentence=f"{runner.node} does not list {runner.id} yet; told again",
+            runner=runner.id,
+            order=Launch(
+                runner_id=runner.id,
+                incarnation=runner.incarnation,
+                memory_bytes=runner.memory_bytes,
+            ),
+        )
 
 
 def seated(p: Pass) -> frozenset[RunnerId]:
@@ -101,7 +127,9 @@ def unneeded(p: Pass) -> Iterator[Action]:
     has had its choice."""
     kept = seated(p)
     for runner in p.book.runners.values():
-        if runner.id not in kept and not _owner_is_open(p, runner.seat):
+        if runner.is_blank or runner.id in kept:
+            continue
+        if not _owner_is_open(p, runner.seat):
             yield from kill(p, runner, "no seat needs it")
     for name, node in p.facts.nodes.items():
         if p.nodes[name] is NodeState.LOST:

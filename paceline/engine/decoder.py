@@ -60,14 +60,16 @@ class Decoder:
             if rope is not None
         }
 
-    def forward(self, batch: Batch, x: Tensor) -> Tensor:
+    def forward(self, batch: Batch, x: Tensor, on_layer: Callable[[], None]) -> Tensor:
         """Token ids int64 [rows] on the first rank, else hidden states [rows, width]; returns
-        hidden states, or on the last rank logits [sampled rows, vocab]."""
+        hidden states, or on the last rank logits [sampled rows, vocab]. `on_layer` is called
+        after each layer."""
         x = self._embedded(x, batch)
         turns = {rope: table.rows(batch.row_pos) for rope, table in self._ropes.items()}
         for index, (layer, weights) in enumerate(self._layers):
             x = x + self._attention(x, index, layer, weights, batch, turns)
             x = x + self._mlp(x, weights)
+            on_layer()
         return self._logits(x, batch)
 
     def _embedded(self, x: Tensor, batch: Batch) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -81,19 +81,21 @@ class Stage:
             return cls(config, shard, weights, kv_pages, chosen)
 
     @torch.inference_mode()
-    def forward(self, spans: Sequence[Span], x: Tensor) -> Tensor:
+    def forward(
+        self, spans: Sequence[Span], x: Tensor, on_layer: Callable[[], None] = lambda: None
+    ) -> Tensor:
         """Carry one step's rows through the layers.
 
         x: on the first rank int64 token ids [rows], else hidden states float32 [rows, width].
         Returns hidden states [rows, width]; on the last rank logits float32
-        [spans that sample, vocab], in the order of the spans.
+        [spans that sample, vocab], in the order of the spans. `on_layer` follows each layer.
 
         Raises EngineError, before KV is touched, on spans or inputs that do not fit; and when the
         result has NaN or infinite values.
         """
         batch = lay_out(spans, self._limits)
         self._check_input(batch, x)
-        out = self._decoder.forward(batch, x) if batch.rows else self._nothing()
+        out = self._decoder.forward(batch, x, on_layer) if batch.rows else self._nothing()
         if out.numel() and not all(math.isfinite(bound) for bound in out.aminmax()):
             raise EngineError(
                 f"layers [{self._shard.start}, {self._shard.stop}) made NaN or infinite values; "

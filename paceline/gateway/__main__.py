@@ -22,7 +22,7 @@ from paceline.transport.front import AsyncFrontClient
 from paceline.transport.keys import KeyPair
 from paceline.types.control import Route
 from paceline.types.errors import InvalidRequest, PacelineError
-from paceline.types.facts import GatewayFacts
+from paceline.types.facts import DriverLink, GatewayFacts
 from paceline.types.ids import GatewayId, fresh_id
 from paceline.types.timing import DEFAULT_TIMING, read_timing
 
@@ -69,13 +69,14 @@ async def _serve(
     def dial(route: Route) -> FrontLink:
         return AsyncFrontClient(route.address, route.public_key, keys)
 
-    def facts(streams: int) -> GatewayFacts:
+    def facts(streams: int, links: tuple[DriverLink, ...]) -> GatewayFacts:
         return GatewayFacts(
             gateway_id=gateway_id,
             pid=os.getpid(),
             url=f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}",
             public_key=keys.public,
             streams=streams,
+            links=links,
         )
 
     address = ipc_address(options.runtime, "control")

@@ -31,7 +31,7 @@ from paceline.gateway.openai import OpenAi
 from paceline.gateway.settings import Settings
 from paceline.types.control import GatewayBeat, Routes
 from paceline.types.errors import NotFound, PacelineError
-from paceline.types.facts import GatewayFacts
+from paceline.types.facts import DriverLink, GatewayFacts
 
 
 class Control(Asks, Protocol):
@@ -41,8 +41,8 @@ class Control(Asks, Protocol):
     def send_beat(self, beat: GatewayBeat) -> bool: ...
 
 
-Facts = Callable[[int], GatewayFacts]
-"""This gateway's facts, given how many streams it carries."""
+Facts = Callable[[int, tuple[DriverLink, ...]], GatewayFacts]
+"""This gateway's facts, given how many streams it carries and its links to drivers."""
 
 
 class Gateway:
@@ -87,7 +87,8 @@ class Gateway:
 
     async def _beat(self) -> None:
         while True:
-            self.control.send_beat(GatewayBeat(self._facts(self.drivers.streams)))
+            facts = self._facts(self.drivers.streams, self.drivers.links)
+            self.control.send_beat(GatewayBeat(facts))
             await asyncio.sleep(self.settings.beat_s)
 
 

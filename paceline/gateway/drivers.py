@@ -27,6 +27,7 @@ from paceline.gateway.settings import Settings
 from paceline.process.logs import get_logger
 from paceline.types.control import Route, Routes
 from paceline.types.errors import DeadlineExceeded, PacelineError, Unavailable
+from paceline.types.facts import DriverLink
 from paceline.types.ids import StreamId
 
 log = get_logger(__name__)
@@ -74,6 +75,13 @@ class Drivers:
     @property
     def streams(self) -> int:
         return len(self._lives)
+
+    @property
+    def links(self) -> tuple[DriverLink, ...]:
+        """What this gateway can testify of its drivers; nothing when its own loop was away."""
+        if self._clock() - self._looked_at >= STALLED_LOOP_S:
+            return ()
+        return self._links.heard
 
     # --- what the controller says -----------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from paceline.gateway.settings import Settings
 from paceline.process.logs import get_logger
 from paceline.types.control import Route
 from paceline.types.errors import TransportError
+from paceline.types.facts import DriverLink
 from paceline.types.ids import Epoch, InstanceId
 
 log = get_logger(__name__)
@@ -48,6 +49,19 @@ class Links:
         found = (self._drivers.get(_key(route)) for route in routes)
         limit = self._settings.link_silence_s
         return [d for d in found if d and not d.over and d.link.silence <= limit]
+
+    @property
+    def heard(self) -> tuple[DriverLink, ...]:
+        """How long each driver has been silent."""
+        return tuple(
+            DriverLink(
+                instance=driver.route.instance,
+                epoch=driver.route.epoch,
+                silence_s=driver.link.silence,
+            )
+            for driver in self._drivers.values()
+            if not driver.over
+        )
 
     def dial_new(self, routes: Collection[Route]) -> None:
         for route in routes:

@@ -10,6 +10,7 @@ import torch
 
 from paceline.engine.sampler import Sampler
 from paceline.engine.stage import Stage
+from paceline.runner.pulse import Pulse
 from paceline.types.errors import EngineError
 from paceline.types.model import Shard
 from paceline.types.step import Sampled, Step
@@ -25,8 +26,16 @@ class Hidden(msgspec.Struct, frozen=True):
 class Compute:
     """Entered only by the compute thread, once `load` has run there."""
 
-    def __init__(self, stage: Stage, shard: Shard, vocab_size: int, eos_ids: frozenset[int]):
+    def __init__(
+        self,
+        stage: Stage,
+        shard: Shard,
+        vocab_size: int,
+        eos_ids: frozenset[int],
+        pulse: Pulse,
+    ) -> None:
         self.stage = stage
+        self._pulse = pulse
         self.shard = shard
         self._vocab_size = vocab_size
         self._eos_ids = eos_ids
@@ -43,9 +52,18 @@ class Compute:
         vocab_size: int,
         eos_ids: frozenset[int],
         on_layer: Callable[[int, int], None],
+        pulse: Pulse,
     ) -> Compute:
-        stage = Stage.load(checkpoint, shard, dtype=dtype, kv_pages=kv_pages, on_layer=on_layer)
-        return cls(stage, shard, vocab_size, eos_ids)
+        def tick(done: int, total: int) -> None:
+            pulse.tick()
+            on_layer(done, total)
+
+        pulse.begin("load")
+        try:
+            stage = Stage.load(checkpoint, shard, dtype=dtype, kv_pages=kv_pages, on_layer=tick)
+        finally:
+            pulse.end()
+        return cls(stage, shard, vocab_size, eos_ids, pulse)
 
     def begin_line(self) -> None:
         """A new epoch: no slot of an older one means anything any more."""
@@ -55,12 +73,21 @@ class Compute:
     def run(self, step: Step, payload: memoryview | None) -> Hidden | Sampled:
         """One step through this shard. `payload` is the previous rank's rows (float32 bytes);
         the first rank reads the step's own token ids instead. Raises EngineError."""
+        self._pulse.begin("step", step.rows)
+        try:
+            return self._run(step, payload)
+        finally:
+            self._pulse.end()
+
+    def _run(self, step: Step, payload: memoryview | None) -> Hidden | Sampled:
         if self.shard.is_last:
             for slot in step.freed:
                 self._sampler.free(slot)
             for admission in step.admitted:
                 self._sampler.admit(admission)
-        output = self.stage.forward(step.spans, self._input(step, payload)) if step.spans else None
+        output = None
+        if step.spans:
+            output = self.stage.forward(step.spans, self._input(step, payload), self._pulse.tick)
         if not self.shard.is_last:
             return Hidden(step, torch.empty(0) if output is None else output)
         slots = [span.slot for span in step.spans if span.sample]

@@ -10,6 +10,7 @@ from paceline.checkpoint import Progress, Store, pull, read_eos_ids
 from paceline.checkpoint.facts import read_config
 from paceline.process.home import Home
 from paceline.runner.compute import Compute
+from paceline.runner.pulse import Pulse
 from paceline.types.tasks import Fetch, Load
 
 Report = Callable[[int, int], None]
@@ -36,7 +37,7 @@ def fetch(home: Home, task: Fetch, report: Report) -> None:
     pull(task.model, Store(home.path), on_progress)
 
 
-def load(home: Home, task: Load, report: Report) -> Loaded:
+def load(home: Home, task: Load, report: Report, pulse: Pulse) -> Loaded:
     """Read the task's shard into memory. Raises CheckpointError or EngineError."""
     directory = Store(home.path).path(task.model)
     config = read_config(directory)
@@ -49,5 +50,6 @@ def load(home: Home, task: Load, report: Report) -> Loaded:
         vocab_size=config.vocab_size,
         eos_ids=eos_ids,
         on_layer=report,
+        pulse=pulse,
     )
     return Loaded(compute, task.kv_pages, config.vocab_size, config.max_context, eos_ids)

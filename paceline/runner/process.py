@@ -23,6 +23,7 @@ from paceline.runner.driver import Driver
 from paceline.runner.jobs import Loaded, fetch, load
 from paceline.runner.line import Line
 from paceline.runner.mailbox import Mailbox
+from paceline.runner.pulse import Pulse
 from paceline.runner.rank import Rank
 from paceline.runner.worker import Worker
 from paceline.transport.control import ControlClient, Malformed
@@ -73,6 +74,7 @@ class Runner:
         self._seat_task: Load | None = None
         self._rank: Rank | None = None
         self._broken = ""
+        self._pulse = Pulse(clock)
         self._stop = False
         self._beat_due = 0.0
 
@@ -193,7 +195,9 @@ class Runner:
         def keep(loaded: Loaded) -> None:
             self._loaded, self._seat_task = loaded, task
 
-        self._submit(task, lambda: load(self._home, task, report), RunnerEvent.LOAD_DONE, keep)
+        self._submit(
+            task, lambda: load(self._home, task, report, self._pulse), RunnerEvent.LOAD_DONE, keep
+        )
 
     def _submit(
         self,
@@ -288,6 +292,7 @@ class Runner:
             offer=rank.line.offer if rank else None,
             line=rank.line.health(now, self._broken) if rank else None,
             load=driver.load if driver else None,
+            work=self._pulse.look(),
             tasks=mailbox.statuses,
             numerics_id=self._loaded.compute.stage.numerics_id if self._loaded else None,
             measured_bytes=anonymous_bytes(identity.pid),

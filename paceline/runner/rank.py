@@ -3,6 +3,7 @@ scheduler), through the compute thread, out to the next rank."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 
 import structlog
@@ -11,15 +12,13 @@ import torch
 from paceline.runner.compute import Compute, Hidden
 from paceline.runner.driver import Driver
 from paceline.runner.line import Line
+from paceline.runner.pulse import Pulse
 from paceline.runner.worker import Worker, WorkerBusy
 from paceline.transport.errors import LinkBroken
 from paceline.transport.frames import Frame, Tensor
 from paceline.types.errors import PacelineError
 from paceline.types.ids import StreamId
 from paceline.types.step import Sampled, Step
-
-STEP_DEADLINE_S = 300.0
-"""No step of any model on any machine takes so long; a line that does is hung."""
 
 MAX_FRAMES_PER_PUMP = 64
 
@@ -49,7 +48,8 @@ class Rank:
         self._on_failed = on_failed
         self._clock = clock
         self._closed = False
-        self._oldest_step_at: float | None = None
+        self._rows_in_flight: deque[int] = deque()
+        self._round_trip = Pulse(clock)
         worker.submit(compute.begin_line, lambda _, error: None)
 
     def pump(self, now: float) -> None:
@@ -107,17 +107,21 @@ class Rank:
             for peer, message in self.line.front.receive():
                 driver.receive(peer, message, now)
         driver.tick(now)
-        self._start_steps(driver, now)
-        age = 0.0 if self._oldest_step_at is None else now - self._oldest_step_at
-        if age > STEP_DEADLINE_S:
-            raise LinkBroken(f"no step came back within {STEP_DEADLINE_S:g} s")
+        self._start_steps(driver)
+        trip = self._round_trip.look()
+        if trip is not None and trip.is_stuck:
+            raise LinkBroken(
+                f"a step has been in the line for {trip.silent_s:.1f} s; "
+                f"by the pace measured it is given {trip.patience_s:.1f} s"
+            )
 
-    def _start_steps(self, driver: Driver, now: float) -> None:
+    def _start_steps(self, driver: Driver) -> None:
         if not self.line.established:
             return
         while (step := driver.next_step()) is not None:
-            if self._oldest_step_at is None:
-                self._oldest_step_at = now
+            self._rows_in_flight.append(step.rows)
+            if len(self._rows_in_flight) == 1:
+                self._round_trip.begin("round trip", step.rows)
             self._submit(step, None)
 
     def _arrived(self, frame: Frame, now: float) -> None:
@@ -126,7 +130,7 @@ class Rank:
                 data = None if frame.tensor is None else memoryview(frame.tensor.data)
                 self._submit(step, data)
             case Sampled() as sampled if self.driver is not None:
-                self._sampled(self.driver, sampled, now)
+                self._sampled(self.driver, sampled)
             case body:
                 raise LinkBroken(f"a {type(body).__name__} frame has no business at this rank")
 
@@ -148,16 +152,19 @@ class Rank:
                 case Hidden(step, rows):
                     self.line.send(step, _tensor(rows) if step.spans else None, now)
                 case Sampled() as sampled if self.driver is not None:
-                    self._sampled(self.driver, sampled, now)
-                    self._start_steps(self.driver, now)
+                    self._sampled(self.driver, sampled)
+                    self._start_steps(self.driver)
                 case Sampled() as sampled:
                     self.line.send(sampled, None, now)
         except (PacelineError, WorkerBusy) as broken:
             self._lose(str(broken))
 
-    def _sampled(self, driver: Driver, sampled: Sampled, now: float) -> None:
+    def _sampled(self, driver: Driver, sampled: Sampled) -> None:
         driver.complete(sampled)
-        self._oldest_step_at = now if driver.scheduler.in_flight else None
+        self._rows_in_flight.popleft()
+        self._round_trip.end()
+        if self._rows_in_flight:
+            self._round_trip.begin("round trip", self._rows_in_flight[0])
 
     def _lose(self, reason: str) -> None:
         log.warning("line_lost", reason=reason)

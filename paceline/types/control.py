@@ -62,6 +62,15 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True, tag="launch"):
     memory_bytes: int
 
 
+class Reserve(msgspec.Struct, frozen=True, kw_only=True, tag="reserve"):
+    """To a supervisor: from now on count so much for the process; it is about to load a shard.
+    Never lowers what is counted, and takes no more than the node has: its beats show the result."""
+
+    runner_id: RunnerId
+    incarnation: str
+    memory_bytes: int
+
+
 class Kill(msgspec.Struct, frozen=True, kw_only=True, tag="kill"):
     """To a supervisor: end the process, SIGTERM first, SIGKILL after `grace_s`."""
 
@@ -128,7 +137,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     facts: dict[str, Any] = {}
 
 
-FromController = Launch | Kill | Assign | Line | Routes | Answer
-ToSupervisor = Launch | Kill
+FromController = Launch | Reserve | Kill | Assign | Line | Routes | Answer
+ToSupervisor = Launch | Reserve | Kill
 ToRunner = Assign | Line
 ToGateway = Routes | Answer

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import msgspec
 
-from paceline.types.ids import Epoch, GatewayId, NodeName, RunnerId, Seat
+from paceline.types.ids import Epoch, GatewayId, InstanceId, NodeName, RunnerId, Seat
 from paceline.types.model import Shard
 from paceline.types.states import RunnerState
 from paceline.types.tasks import TaskStatus
@@ -42,6 +42,8 @@ class NodeFacts(msgspec.Struct, frozen=True, kw_only=True):
     cpus: int
     memory_bytes: int
     """What the node offers to runners."""
+    blanks: int = 0
+    """How many runners without a seat it keeps ready."""
     processes: tuple[ProcessFacts, ...] = ()
     exits: tuple[ProcessExit, ...] = ()
     """The last ones, newest last; bounded."""
@@ -79,6 +81,21 @@ class StreamLoad(msgspec.Struct, frozen=True, kw_only=True):
     tokens_emitted: int
 
 
+class WorkFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What a runner's compute thread is at."""
+
+    work: str
+    """load, or step"""
+    silent_s: float
+    """Since its last tick; there is one at every layer."""
+    patience_s: float
+    """Silence after which it is stuck, as measured ticks have it."""
+
+    @property
+    def is_stuck(self) -> bool:
+        return self.silent_s > self.patience_s
+
+
 class RunnerFacts(msgspec.Struct, frozen=True, kw_only=True):
     """One runner's whole truth."""
 
@@ -100,6 +117,8 @@ class RunnerFacts(msgspec.Struct, frozen=True, kw_only=True):
     offer: LinkOffer | None = None
     line: LineHealth | None = None
     load: StreamLoad | None = None
+    work: WorkFacts | None = None
+    """None while there is nothing to compute."""
     tasks: tuple[TaskStatus, ...] = ()
     """The last ones, newest last; bounded."""
     numerics_id: str | None = None
@@ -109,6 +128,14 @@ class RunnerFacts(msgspec.Struct, frozen=True, kw_only=True):
     """Why it is failed, or what it waits for."""
 
 
+class DriverLink(msgspec.Struct, frozen=True, kw_only=True):
+    """A gateway's link to the driver of a line: it is a witness of that driver's life."""
+
+    instance: InstanceId
+    epoch: Epoch
+    silence_s: float
+
+
 class GatewayFacts(msgspec.Struct, frozen=True, kw_only=True):
     gateway_id: GatewayId
     pid: int
@@ -116,3 +143,4 @@ class GatewayFacts(msgspec.Struct, frozen=True, kw_only=True):
     public_key: str
     """CURVE key that its links to drivers use, Z85."""
     streams: int = 0
+    links: tuple[DriverLink, ...] = ()

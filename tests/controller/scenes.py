@@ -13,6 +13,7 @@ from paceline.controller.decide import decide
 from paceline.controller.facts import Facts, GatewaySeen, ModelSeen, NodeSeen, RunnerSeen
 from paceline.planner import NodeBudget, plan
 from paceline.types.facts import (
+    DriverLink,
     GatewayFacts,
     LineHealth,
     LinkOffer,
@@ -21,6 +22,7 @@ from paceline.types.facts import (
     ProcessFacts,
     RunnerFacts,
     StreamLoad,
+    WorkFacts,
 )
 from paceline.types.ids import Epoch, Seat
 from paceline.types.instance import InstanceWish, Placement
@@ -72,9 +74,15 @@ class Scene:
         incarnation: str = "a",
         memory_bytes: int = 2 * GIB,
         exits: tuple[ProcessExit, ...] = (),
+        blanks: int = 0,
+        holding: dict[str, int] | None = None,
     ) -> None:
+        """`holding`: bytes that it counts for a process, where they are not those of a seat."""
         listed = tuple(
-            ProcessFacts(runner_id=r, pid=7, memory_bytes=MEMORY[name]) for r in processes
+            ProcessFacts(
+                runner_id=r, pid=7, memory_bytes=(holding or {}).get(r, MEMORY.get(name, 0))
+            )
+            for r in processes
         )
         facts = NodeFacts(
             name=name,
@@ -84,6 +92,7 @@ class Scene:
             host="h",
             cpus=2,
             memory_bytes=memory_bytes,
+            blanks=blanks,
             processes=listed,
             exits=exits,
         )
@@ -101,6 +110,7 @@ class Scene:
         hears: float = 0.0,
         loaded: bool = True,
         reason: str = "",
+        work: WorkFacts | None = None,
     ) -> None:
         """`r-<rank>` on its node, with its seat's layers if `loaded`, in the line of `epoch`."""
         seat = PLACED.seats[rank]
@@ -131,13 +141,27 @@ class Scene:
             tasks=tasks,
             numerics_id="x",
             reason=reason,
+            work=work,
         )
         self.runners[f"r-{rank}"] = RunnerSeen(
             facts=facts, heard_at=self.now - silent_s, first_at=START
         )
 
-    def gateway(self, name: str = "g") -> None:
-        facts = GatewayFacts(gateway_id=name, pid=1, url="u", public_key=f"key-{name}")
+    def blank(self, name: str, node: str, state: RunnerState = RunnerState.IDLE) -> None:
+        """A runner without a seat that has been heard."""
+        facts = RunnerFacts(
+            runner_id=name,
+            node=node,
+            incarnation="a",
+            cluster_id=CLUSTER,
+            pid=9,
+            state=state,
+            since_s=1.0,
+        )
+        self.runners[name] = RunnerSeen(facts=facts, heard_at=self.now, first_at=self.now)
+
+    def gateway(self, name: str = "g", links: tuple[DriverLink, ...] = ()) -> None:
+        facts = GatewayFacts(gateway_id=name, pid=1, url="u", public_key=f"key-{name}", links=links)
         self.gateways[name] = GatewaySeen(facts=facts, heard_at=self.now)
 
     # --- what was decided before -----------------------------------------------------------------
@@ -197,13 +221,19 @@ class Scene:
         )
 
     def decide(self) -> tuple[Action, ...]:
-        return decide(self.facts(), self.book, self.now).actions
+        decision = decide(self.facts(), self.book, self.now)
+        self.book.names = max(self.book.names, decision.names)
+        return decision.actions
 
     def act(self, *actions: Action) -> None:
         scene = self
 
         class Cluster:
             def launch(self, node: str, order: Any) -> bool:
+                scene.sent.append((node, order))
+                return True
+
+            def reserve(self, node: str, order: Any) -> bool:
                 scene.sent.append((node, order))
                 return True
 

@@ -29,6 +29,7 @@ from paceline.types.control import (
     Launch,
     Line,
     NodeBeat,
+    Reserve,
     Routes,
     RunnerBeat,
 )
@@ -326,8 +327,11 @@ class SimNode:
         self.up = False
         self.alive.clear()
 
-    def receive(self, message: Launch | Kill) -> None:
+    def receive(self, message: Launch | Reserve | Kill) -> None:
         name = message.runner_id
+        if isinstance(message, Reserve):
+            self._reserve(message)
+            return
         if isinstance(message, Kill):
             self.used.add(name)
             if name in self.alive:
@@ -345,6 +349,14 @@ class SimNode:
         runner = SimRunner(self.world, name, self, next(self.world.pids))
         self.alive[name] = (runner, message.memory_bytes)
         self.beats_at = self.world.now
+
+    def _reserve(self, order: Reserve) -> None:
+        if order.incarnation == self.incarnation and order.runner_id in self.alive:
+            runner, counted = self.alive[order.runner_id]
+            reserved = sum(memory for _, memory in self.alive.values())
+            if 0 < order.memory_bytes - counted <= self.memory_bytes - reserved:
+                self.alive[order.runner_id] = (runner, order.memory_bytes)
+            self.beats_at = self.world.now
 
     def end(self, runner: SimRunner, code: int, sentence: str) -> None:
         if self.alive.pop(runner.name, None):

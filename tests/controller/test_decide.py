@@ -8,9 +8,10 @@ from msgspec.structs import replace
 from paceline.controller.actions import OrderAgain, TellAgain
 from paceline.controller.book import Patience
 from paceline.controller.facts import ModelSeen
+from paceline.planner.memory import PROCESS_BYTES
 from paceline.process.backoff import Backoff
-from paceline.types.control import Assign, Kill, Launch, Line
-from paceline.types.facts import ProcessExit
+from paceline.types.control import Assign, Kill, Launch, Line, Reserve
+from paceline.types.facts import DriverLink, ProcessExit, WorkFacts
 from paceline.types.ids import Epoch, Seat
 from paceline.types.states import InstanceState, RunnerState, TaskState
 from paceline.types.tasks import Connect, Fetch, Load, Stop, TaskStatus, WarmUp
@@ -259,6 +260,162 @@ def test_a_neighbour_that_hears_a_silent_driver_vouches_for_it() -> None:
     ]
 
 
+@pytest.mark.parametrize(("hears_s", "nodes_state"), [(0.2, "ready"), (4.0, "lost")])
+def test_a_gateway_is_a_witness_of_the_driver_it_talks_to(hears_s: float, nodes_state: str) -> None:
+    scene = Scene()
+    scene.ready(ONE)
+    scene.node("n1", "r-0", silent_s=5.0)
+    scene.node("n2", "r-1", silent_s=5.0)
+    for rank in (0, 1):
+        scene.runner(rank, RunnerState.READY, epoch=ONE, silent_s=5.0)
+    scene.gateway(links=(DriverLink(instance="i-1", epoch=ONE, silence_s=hears_s),))
+    scene.go()
+    expected = {"ready": "unreachable", "lost": "lost"}[nodes_state]
+    assert scene.book.nodes["n1"] == expected
+
+
+def test_a_gateways_word_on_an_older_epoch_counts_for_nothing() -> None:
+    scene = Scene()
+    scene.ready(TWO)
+    scene.node("n1", "r-0", silent_s=5.0)
+    scene.runner(0, RunnerState.READY, epoch=TWO, silent_s=5.0)
+    scene.gateway(links=(DriverLink(instance="i-1", epoch=ONE, silence_s=60.0),))
+    scene.go()
+    assert scene.book.nodes["n1"] == "unreachable", "its neighbour hears it"
+
+
+@pytest.mark.parametrize("work", ["load", "step"])
+def test_a_runner_that_beats_and_does_not_work_is_replaced(work: str) -> None:
+    scene = Scene()
+    scene.ready(ONE)
+    slow = WorkFacts(work=work, silent_s=4.9, patience_s=5.0)
+    scene.runner(1, RunnerState.READY, epoch=ONE, work=slow)
+    assert scene.go() == []
+    scene.runner(1, RunnerState.READY, epoch=ONE, work=replace(slow, silent_s=5.1))
+    assert scene.go() == [
+        f"r-1 on n2 is ended: it is stuck: its {work} has not moved for 5.1 s "
+        "(by its measured pace it is given 5.0 s)",
+        "i-1: the line of epoch 1.1 is broken: rank 1 (r-1 on n2) is stuck",
+    ]
+    assert scene.inst.state is InstanceState.RECOVERING
+    (kill,) = [order for _, order in scene.sent if isinstance(order, Kill)]
+    assert kill.grace_s == 0.0
+
+
+# --- blank runners -------------------------------------------------------------------------------
+
+
+BLANK = PROCESS_BYTES
+
+
+def test_a_calm_node_gets_a_blank_runner_and_only_one() -> None:
+    scene = Scene()
+    scene.ready(ONE)
+    scene.node("n1", "r-0", blanks=1)
+    assert scene.go() == ["r-1-1 is launched on n1 as a blank runner, 220 MiB reserved"]
+    launch = Launch(runner_id="r-1-1", incarnation="a", memory_bytes=BLANK)
+    assert [message for to, message in scene.sent if to == "n1"] == [launch]
+    assert scene.go() == []
+    scene.node("n1", "r-0", "r-1-1", blanks=1, holding={"r-1-1": BLANK})
+    scene.blank("r-1-1", "n1")
+    assert scene.go() == []
+
+
+def test_a_node_with_work_to_do_or_without_room_gets_no_blank_runner() -> None:
+    scene = Scene()
+    scene.placed(0, 1)
+    for rank, node in ((0, "n1"), (1, "n2")):
+        scene.node(node, f"r-{rank}", blanks=1)
+        scene.runner(rank, RunnerState.LOADING)
+    assert scene.go() == []
+    scene.ready(ONE)
+    for rank, node in ((0, "n1"), (1, "n2")):
+        memory = MEMORY[node] + BLANK - 1
+        scene.node(node, f"r-{rank}", blanks=1, memory_bytes=memory)
+    assert scene.go() == []
+
+
+def test_a_blank_runner_takes_the_seat_of_a_dead_one_and_its_node_reserves_the_memory() -> None:
+    scene = Scene()
+    scene.ready(ONE)
+    scene.node("n2", "r-1", blanks=1)
+    scene.go()
+    killed = ProcessExit(runner_id="r-1", pid=7, code=-9, sentence="killed by SIGKILL")
+    listed = {"exits": (killed,), "blanks": 1}
+    scene.node("n2", "r-1-1", holding={"r-1-1": BLANK}, **listed)
+    scene.blank("r-1-1", "n2")
+    scene.sent.clear()
+    assert scene.go() == [
+        "r-1 on n2 killed by SIGKILL",
+        "r-1-1 on n2 takes i-1/1, it is idle; 739 MiB reserved",
+    ]
+    reserve = Reserve(runner_id="r-1-1", incarnation="a", memory_bytes=MEMORY["n2"])
+    assert scene.sent == [("n2", reserve)]
+    assert "waits for n2 to reserve its memory" in scene.inst.reasons[0]
+    scene.now += 1.0
+    scene.node("n2", "r-1-1", holding={"r-1-1": BLANK}, **listed)
+    scene.go()
+    assert scene.sent == [("n2", reserve), ("n2", reserve)], "told again"
+    scene.node("n2", "r-1-1", **listed)
+    assert scene.go() == ["rank 1 (r-1-1 on n2) of i-1 is asked to have smol on disk"]
+
+
+def test_a_blank_runner_that_is_still_starting_is_waited_for() -> None:
+    scene = Scene()
+    scene.node("n1", blanks=1)
+    scene.node("n2", blanks=1)
+    scene.go()
+    scene.wanted()
+    assert scene.go()[1:] == [
+        "r-1-1 on n1 takes i-1/0, it is still starting; 754 MiB reserved",
+        "r-1-2 on n2 takes i-1/1, it is still starting; 739 MiB reserved",
+    ]
+
+
+def test_blank_runners_take_no_room_from_what_is_placed() -> None:
+    scene = Scene()
+    for name in ("n1", "n2"):
+        scene.node(name, blanks=1, memory_bytes=MEMORY[name])
+    scene.go()
+    scene.wanted()
+    said = scene.go()
+    assert "r-1-1 on n1 takes i-1/0, it is still starting; 754 MiB reserved" in said
+
+
+def test_a_blank_runner_that_dies_is_replaced_with_growing_pauses() -> None:
+    scene = Scene()
+    scene.node("n1", blanks=1)
+    assert len(scene.go()) == 1
+    for number, pause in ((1, 0.0), (2, 0.5), (3, 1.0)):
+        died = ProcessExit(runner_id=f"r-1-{number}", pid=7, code=1, sentence="ended with code 1")
+        scene.node("n1", blanks=1, exits=(died,))
+        said = scene.go()
+        assert said[0] == f"r-1-{number} on n1 ended with code 1"
+        assert len(said) == (2 if pause == 0.0 else 1)
+        scene.now += pause
+        scene.node("n1", blanks=1)
+        scene.node("n2")
+        assert len(scene.go()) == (0 if pause == 0.0 else 1)
+
+
+def test_a_restarted_controller_keeps_the_blank_runner_that_it_finds() -> None:
+    scene = Scene(term=2, started_at=NOW - 1.0)
+    scene.node("n1", "r-1-9", blanks=1, holding={"r-1-9": BLANK})
+    scene.blank("r-1-9", "n1")
+    assert scene.go() == ["r-1-9 on n1 stands ready as a blank runner, as it did before"]
+    scene.started_at = NOW - 60.0
+    assert scene.go() == []
+
+
+def test_a_blank_runner_too_many_is_ended() -> None:
+    scene = Scene()
+    scene.node("n1", blanks=1)
+    scene.go()
+    scene.node("n1", "r-1-1", holding={"r-1-1": BLANK}, blanks=0)
+    scene.blank("r-1-1", "n1")
+    assert scene.go() == ["r-1-1 on n1 is ended: n1 keeps 0 blank runners"]
+
+
 def test_an_exception_in_one_instance_leaves_the_others_alone() -> None:
     scene = Scene()
     scene.models["broken"] = ModelSeen(facts=replace(SMOL, layer_params=()))
@@ -419,7 +576,7 @@ def test_a_restarted_controller_launches_nothing_before_the_living_could_speak()
     assert scene.inst.reasons == ("waiting: looking for its runners from before the restart",)
     scene.started_at = NOW - 5.0
     said = scene.go()
-    assert "r-0 on n1 takes i-1/0, with its layers" in said
+    assert "r-0 on n1 takes i-1/0, with its layers; 754 MiB reserved" in said
     assert "r-2-1 is launched on n2 for i-1/1, 739 MiB reserved" in said
 
 

@@ -23,7 +23,7 @@ from paceline.transport.front import AsyncFrontClient, FrontServer
 from paceline.transport.keys import KeyPair
 from paceline.types.control import GatewayBeat, Route, Routes
 from paceline.types.errors import DeadlineExceeded
-from paceline.types.facts import GatewayFacts
+from paceline.types.facts import DriverLink, GatewayFacts
 from paceline.types.ids import Epoch, GatewayId, InstanceId, NodeName, StreamId
 from paceline.types.instance import InstanceView
 from paceline.types.states import InstanceState
@@ -374,9 +374,14 @@ async def rig(
     listener = listen("127.0.0.1", 0, settings.write_s)
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
 
-    def facts(streams: int) -> GatewayFacts:
+    def facts(streams: int, links: tuple[DriverLink, ...]) -> GatewayFacts:
         return GatewayFacts(
-            gateway_id=GatewayId("g"), pid=1, url=url, public_key=keys.public, streams=streams
+            gateway_id=GatewayId("g"),
+            pid=1,
+            url=url,
+            public_key=keys.public,
+            streams=streams,
+            links=links,
         )
 
     gateway = Gateway(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from paceline.types.control import FromController, Kill, Launch
+from paceline.types.control import FromController, Kill, Launch, Reserve
 from paceline.types.ids import NodeName
 
 
@@ -21,6 +21,9 @@ class LocalCluster:
         self._send = send
 
     def launch(self, node: NodeName, order: Launch) -> bool:
+        return self._send(supervisor_identity(node, order.incarnation), order)
+
+    def reserve(self, node: NodeName, order: Reserve) -> bool:
         return self._send(supervisor_identity(node, order.incarnation), order)
 
     def kill(self, node: NodeName, incarnation: str, order: Kill) -> bool:

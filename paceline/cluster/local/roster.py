@@ -8,7 +8,7 @@ from collections.abc import Callable
 from paceline.process.exits import ChildExit
 from paceline.process.logs import get_logger
 from paceline.process.spawn import Child
-from paceline.types.control import Kill, Launch
+from paceline.types.control import Kill, Launch, Reserve
 from paceline.types.facts import ProcessExit, ProcessFacts
 from paceline.types.ids import RunnerId
 
@@ -70,6 +70,18 @@ class Roster:
             self._bury(name, ChildExit.of_none(NEVER_STARTED, reason))
         else:
             log.info("runner started", runner=name, pid=self._alive[name][0].pid)
+
+    def reserve(self, order: Reserve) -> None:
+        """Counts more for a runner, as far as the node has it; the next beat shows the result."""
+        name = order.runner_id
+        if order.incarnation != self._incarnation or name not in self._alive:
+            return
+        child, counted = self._alive[name]
+        more = order.memory_bytes - counted
+        if 0 < more <= self._memory_bytes - self.reserved_bytes:
+            self._alive[name] = (child, order.memory_bytes)
+            log.info("memory reserved", runner=name, memory_bytes=order.memory_bytes)
+        self._changed = True
 
     def kill(self, order: Kill) -> None:
         """Ends the runner; one that was never here is never started here either."""

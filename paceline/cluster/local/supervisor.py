@@ -28,7 +28,7 @@ from paceline.process.logs import configure, get_logger
 from paceline.process.runtime import ipc_address
 from paceline.process.spawn import Child
 from paceline.transport.control import ControlClient
-from paceline.types.control import Kill, Launch, NodeBeat, ToSupervisor
+from paceline.types.control import Kill, Launch, NodeBeat, Reserve, ToSupervisor
 from paceline.types.facts import NodeFacts
 from paceline.types.ids import NodeName, RunnerId
 from paceline.types.timing import DEFAULT_TIMING, Timing, read_timing
@@ -52,6 +52,7 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     incarnation: str
     memory_bytes: int
     threads: int
+    blanks: int
     timing: Timing
     runner: tuple[str, ...]
     """The program of a runner; its options are appended."""
@@ -73,6 +74,7 @@ class Supervisor:
         self._roster = Roster(settings.incarnation, settings.memory_bytes, self._start)
         self._orders: dict[type, Callable[..., None]] = {
             Launch: self._roster.launch,
+            Reserve: self._roster.reserve,
             Kill: self._roster.kill,
         }
         self._stopping = ""
@@ -116,6 +118,7 @@ class Supervisor:
             host=socket.gethostname(),
             cpus=settings.threads,
             memory_bytes=settings.memory_bytes,
+            blanks=settings.blanks,
             processes=self._roster.processes,
             exits=self._roster.exits,
         )
@@ -164,6 +167,7 @@ def _settings() -> NodeSettings:
     parser.add_argument("--cluster-id", required=True)
     parser.add_argument("--node", required=True)
     parser.add_argument("--memory", type=int, required=True, help="bytes offered to runners")
+    parser.add_argument("--blanks", type=int, default=1, help="runners kept ready without a seat")
     parser.add_argument("--timing", type=read_timing, default=DEFAULT_TIMING, help="JSON")
     parser.add_argument("--threads", type=int, default=1, help="of each runner")
     parser.add_argument("--runner", default=f"{shlex.quote(sys.executable)} -m paceline.runner")
@@ -176,6 +180,7 @@ def _settings() -> NodeSettings:
         incarnation=secrets.token_hex(4),
         memory_bytes=given.memory,
         threads=given.threads,
+        blanks=given.blanks,
         timing=given.timing,
         runner=tuple(shlex.split(given.runner)),
     )
