@@ -22,7 +22,7 @@ from paceline.process.memory import anonymous_bytes
 from paceline.runner.driver import Driver
 from paceline.runner.jobs import Loaded, fetch, load
 from paceline.runner.line import Line
-from paceline.runner.mailbox import Mailbox
+from paceline.runner.mailbox import GRACE_S, Mailbox
 from paceline.runner.rank import Rank
 from paceline.runner.worker import Worker
 from paceline.transport.control import ControlClient, Malformed
@@ -61,6 +61,8 @@ class Runner:
         control: ControlClient[ToRunner],
         worker: Worker,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        grace_s: float = GRACE_S,
     ) -> None:
         self._identity = identity
         self._home = home
@@ -68,7 +70,7 @@ class Runner:
         self._control = control
         self._worker = worker
         self._clock = clock
-        self._mailbox = Mailbox(self._begin, self._hear, now=clock())
+        self._mailbox = Mailbox(self._begin, self._hear, now=clock(), grace_s=grace_s)
         self._loaded: Loaded | None = None
         self._seat_task: Load | None = None
         self._rank: Rank | None = None
