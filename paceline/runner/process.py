@@ -125,14 +125,7 @@ class Runner:
                 case LineOrder() as order:
                     self._meet(order)
                 case Malformed(fields, reason):
-                    self._refuse(fields, reason)
-
-    def _refuse(self, fields: dict[str, Any] | None, reason: str) -> None:
-        """An order that cannot be read is answered, if it says which task it is."""
-        task = (fields or {}).get("task")
-        if isinstance(task, dict) and isinstance(task.get("task_id"), str):
-            kind = str(task.get("type", "unknown"))
-            self._mailbox.refuse(TaskId(task["task_id"]), kind, f"cannot be read: {reason}")
+                    self._mailbox.unreadable(fields, reason)
 
     def _meet(self, order: LineOrder) -> None:
         rank = self._rank
