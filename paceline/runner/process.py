@@ -128,9 +128,16 @@ class Runner:
                     self._mailbox.unreadable(fields, reason)
 
     def _meet(self, order: LineOrder) -> None:
+        """An order that makes no line costs the line, and not the orders that came with it."""
         rank = self._rank
-        if rank is not None and order.epoch == rank.line.epoch:
+        if rank is None or order.epoch != rank.line.epoch:
+            return
+        try:
             rank.line.meet(order)
+        except Exception as error:
+            log.warning("line_order_refused", reason=_cause(error), epoch=str(order.epoch))
+            self._leave_line(_cause(error))
+            self._end_line(RunnerEvent.LINE_LOST, f"its line cannot be met: {_cause(error)}")
 
     def _follow_up(self, now: float) -> None:
         """What tasks in hand wait for may have come true, or their time may be up."""
@@ -228,16 +235,19 @@ class Runner:
             held = "no seat" if seat is None else f"seat {seat.seat}"
             raise InvalidRequest(f"connect is for seat {task.seat}; what is loaded is for {held}")
         line = Line(task, self._runtime, self._clock())
-        driver = _driver(line, loaded, task)
-        self._rank = Rank(
-            line,
-            loaded.compute,
-            self._worker,
-            driver,
-            on_lost=lambda reason: self._end_line(RunnerEvent.LINE_LOST, reason),
-            on_failed=lambda reason: self._end_line(RunnerEvent.ENGINE_FAILED, reason),
-            clock=self._clock,
-        )
+        try:
+            self._rank = Rank(
+                line,
+                loaded.compute,
+                self._worker,
+                _driver(line, loaded, task),
+                on_lost=lambda reason: self._end_line(RunnerEvent.LINE_LOST, reason),
+                on_failed=lambda reason: self._end_line(RunnerEvent.ENGINE_FAILED, reason),
+                clock=self._clock,
+            )
+        except Exception:
+            line.close()
+            raise
 
     # --- the line ends ---------------------------------------------------------------------------
 
