@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from paceline.process.child import install_stop_signals, watch_parent
 from paceline.process.home import Home
 from paceline.process.logs import configure
+from paceline.types.timing import DEFAULT_TIMING
 
 if TYPE_CHECKING:
     from paceline.runner.process import Runner
@@ -69,7 +70,7 @@ def _serve(options: argparse.Namespace, home: Home, stopper: Stopper) -> None:
     address = f"ipc://{options.runtime}/control"
     worker = Worker()
     with ControlClient[ToRunner](address, f"runner:{options.runner_id}", ToRunner) as control:
-        runner = Runner(identity, home, control, worker)
+        runner = Runner(identity, home, control, worker, grace_s=options.grace, beat_s=options.beat)
         stopper.runner = runner
         if not stopper.asked:
             runner.run()
@@ -81,6 +82,15 @@ def _options() -> argparse.Namespace:
     for name in ("--home", "--runtime", "--cluster-id", "--node", "--incarnation", "--runner-id"):
         parser.add_argument(name, required=True)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument(
+        "--grace",
+        type=float,
+        default=DEFAULT_TIMING.task_grace_s,
+        help="seconds that a task that is early is kept",
+    )
+    parser.add_argument(
+        "--beat", type=float, default=DEFAULT_TIMING.beat_s, help="seconds between two beats"
+    )
     return parser.parse_args()
 
 

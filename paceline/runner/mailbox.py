@@ -7,20 +7,26 @@ task, whatever it holds: an impossible one ends failed, with its reason, and the
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 import structlog
 
 from paceline.lifecycle import RUNNER, Accept, Moved, Park, RunnerEvent, advance, verdict
+from paceline.runner.register import MAX_KIND, UNKNOWN, Register, shortened
 from paceline.types.ids import Epoch, TaskId
 from paceline.types.states import TaskKind, TaskState
-from paceline.types.tasks import TASK_KINDS, Task, TaskStatus
+from paceline.types.tasks import TASK_KINDS, Connect, Load, Task, TaskStatus
+from paceline.types.timing import DEFAULT_TIMING
 
-GRACE_S = 0.25
+GRACE_S = DEFAULT_TIMING.task_grace_s
 """How long a task that came too early is kept."""
 
-MAX_STATUSES = 32
 MAX_PARKED = 16
+MAX_NAME = 256
+"""Characters of a task's or instance's name: it travels in every beat."""
+LONGEST_S = 3600.0
+"""No task that ends by its deadline is given longer."""
 
 _TIMED = frozenset({TaskKind.CONNECT, TaskKind.WARM_UP, TaskKind.DRAIN})
 """Kinds that end by their own wall-time deadline. Fetch and load are judged by their progress,
@@ -38,6 +44,17 @@ class _Parked(msgspec.Struct, frozen=True):
 class _InHand(msgspec.Struct, frozen=True):
     task: Task
     until: float | None
+
+
+class _Named(msgspec.Struct, frozen=True):
+    task_id: TaskId
+    type: Any = None
+
+
+class _Unreadable(msgspec.Struct, frozen=True):
+    """What has to be there of an order for its task to be answered."""
+
+    task: _Named
 
 
 class Mailbox:
@@ -61,11 +78,17 @@ class Mailbox:
         self._grace_s = grace_s
         self._parked: list[_Parked] = []
         self._in_hand: _InHand | None = None
-        self._statuses: dict[TaskId, TaskStatus] = {}
+        self._register = Register()
 
     @property
     def statuses(self) -> tuple[TaskStatus, ...]:
-        return tuple(self._statuses.values())
+        """The newest tasks, and those that were asked for again."""
+        return self._register.statuses
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many tasks ended how, by `kind/state`."""
+        return self._register.counts
 
     @property
     def in_hand(self) -> Task | None:
@@ -75,15 +98,35 @@ class Mailbox:
 
     def deliver(self, task: Task, now: float) -> None:
         """A task arrived. A repeated task_id is the same task: it is answered, not done again."""
-        if task.task_id in self._statuses:
-            self._changed()
-            return
-        self._judge(task, now, parked_until=now + self._grace_s)
+        kind = TASK_KINDS[type(task)]
+        if self._is_new(task.task_id, kind):
+            if isinstance(task, Load | Connect) and len(task.seat.instance) > MAX_NAME:
+                reason = f"its instance's name is longer than {MAX_NAME} characters"
+                self._end(task.task_id, kind, TaskState.FAILED, reason)
+            else:
+                self._judge(task, now, parked_until=now + self._grace_s)
 
-    def refuse(self, task_id: TaskId, kind: str, reason: str) -> None:
-        """A task that could not even be read ends failed."""
-        if task_id not in self._statuses:
-            self._end(task_id, kind, TaskState.FAILED, reason)
+    def unreadable(self, fields: dict[str, Any] | None, reason: str) -> None:
+        """An order that is none of the known ones; if it says which task it is, that fails."""
+        try:
+            named = msgspec.convert(fields, _Unreadable).task
+        except msgspec.ValidationError:
+            log.warning("order_unreadable", reason=shortened(reason))
+            return
+        kind = named.type[:MAX_KIND] if isinstance(named.type, str) else UNKNOWN
+        if self._is_new(named.task_id, kind):
+            self._end(named.task_id, kind, TaskState.FAILED, f"cannot be read: {reason}")
+
+    def _is_new(self, task_id: TaskId, kind: str) -> bool:
+        """Whether the task is to be judged: an old one is answered, one that cannot be is not."""
+        if len(task_id) > MAX_NAME:
+            reason = f"its task_id is longer than {MAX_NAME} characters"
+            log.warning("order_unreadable", reason=reason, kind=kind)
+            return False
+        if self._register.recall(task_id) is None:
+            return True
+        self._changed()
+        return False
 
     def _judge(self, task: Task, now: float, *, parked_until: float) -> None:
         kind = TASK_KINDS[type(task)]
@@ -93,6 +136,9 @@ class Mailbox:
             case Park(reason) if now < parked_until and len(self._parked) < MAX_PARKED:
                 self._parked.append(_Parked(task, parked_until, reason))
                 self._note(task.task_id, kind, TaskState.PARKED, reason)
+            case Park(reason) if now < parked_until:
+                reason = f"{reason}, and {MAX_PARKED} tasks wait already"
+                self._end(task.task_id, kind, TaskState.FAILED, reason)
             case refused:
                 self._end(task.task_id, kind, TaskState.FAILED, refused.reason)
 
@@ -103,10 +149,13 @@ class Mailbox:
             reason = f"gave way to {kind} {task.task_id} of epoch {task.epoch}"
             self._end(older.task_id, TASK_KINDS[type(older)], TaskState.CANCELLED, reason)
         self.epoch = task.epoch
-        self._in_hand = _InHand(task, now + task.deadline_s if kind in _TIMED else None)
+        # In this order: a deadline that is no number is the longest.
+        within_s = task.deadline_s if task.deadline_s < LONGEST_S else LONGEST_S
+        self._in_hand = _InHand(task, now + within_s if kind in _TIMED else None)
         self._note(task.task_id, kind, TaskState.RUNNING)
         self._move(event, now, reason="")
-        self._start(task)
+        if self.is_in_hand(task.task_id):
+            self._start(task)
 
     # --- how they end ----------------------------------------------------------------------------
 
@@ -114,9 +163,10 @@ class Mailbox:
         return self._in_hand is not None and self._in_hand.task.task_id == task_id
 
     def progress(self, task_id: TaskId, share: float) -> None:
-        if self.is_in_hand(task_id):
-            status = self._statuses[task_id]
-            self._statuses[task_id] = msgspec.structs.replace(status, progress=share)
+        hand = self._in_hand
+        if hand is not None and hand.task.task_id == task_id:
+            kind = TASK_KINDS[type(hand.task)]
+            self._register.note(task_id, kind, TaskState.RUNNING, progress=share)
             self._changed()
 
     def complete(self, task_id: TaskId, event: RunnerEvent | None, now: float) -> None:
@@ -143,8 +193,9 @@ class Mailbox:
     def tick(self, now: float) -> Task | None:
         """End what waited too long. Returns the task in hand if its deadline has just passed:
         the caller undoes what it had begun."""
-        for parked in [parked for parked in self._parked if now >= parked.until]:
-            self._parked.remove(parked)
+        due = [parked for parked in self._parked if now >= parked.until]
+        self._parked = [parked for parked in self._parked if now < parked.until]
+        for parked in due:
             self._judge(parked.task, now, parked_until=parked.until)
         hand = self._in_hand
         if hand is None or hand.until is None or now < hand.until:
@@ -160,6 +211,10 @@ class Mailbox:
             times.append(self._in_hand.until)
         return min(times, default=None)
 
+    @property
+    def _epoch_said(self) -> str:
+        return str(self.epoch) if self.epoch else ""
+
     # --- books -----------------------------------------------------------------------------------
 
     def _move(self, event: RunnerEvent, now: float, *, reason: str) -> None:
@@ -167,7 +222,15 @@ class Mailbox:
         if not isinstance(moved, Moved):
             log.warning("event_rejected", reason=str(moved))
             return
-        log.info("state", found=self.state, event_=event, state=moved.state, reason=reason)
+        reason = shortened(reason)
+        log.info(
+            "state",
+            found=self.state,
+            event_=event,
+            state=moved.state,
+            reason=reason,
+            epoch=self._epoch_said,
+        )
         if moved.state is not self.state:
             self.since = now
         self.state, self.reason = moved.state, reason
@@ -187,16 +250,18 @@ class Mailbox:
 
     def _end(self, task_id: TaskId, kind: str, state: TaskState, reason: str) -> None:
         level = log.info if state is TaskState.COMPLETE else log.warning
-        level("task_ended", task=task_id, kind=kind, state=state, reason=reason, found=self.state)
+        level(
+            "task_ended",
+            task=task_id,
+            kind=kind,
+            state=state,
+            reason=shortened(reason),
+            found=self.state,
+            epoch=self._epoch_said,
+        )
         self._note(task_id, kind, state, reason)
 
     def _note(self, task_id: TaskId, kind: str, state: TaskState, reason: str = "") -> None:
         progress = 1.0 if state is TaskState.COMPLETE else 0.0
-        self._statuses.pop(task_id, None)
-        self._statuses[task_id] = TaskStatus(
-            task_id=task_id, kind=kind, state=state, reason=reason, progress=progress
-        )
-        while len(self._statuses) > MAX_STATUSES:
-            oldest = next(i for i, s in self._statuses.items() if s.state.is_terminal)
-            del self._statuses[oldest]
+        self._register.note(task_id, kind, state, reason, progress)
         self._changed()

@@ -34,8 +34,8 @@ from paceline.types.facts import RunnerFacts
 from paceline.types.ids import NodeName, RunnerId, TaskId
 from paceline.types.states import RunnerState
 from paceline.types.tasks import Connect, Drain, Fetch, Load, Stop, Task, WarmUp
+from paceline.types.timing import DEFAULT_TIMING
 
-BEAT_S = 0.5
 PUMP_S = 0.05
 """How often a line is looked after when nothing arrives."""
 
@@ -62,6 +62,9 @@ class Runner:
         control: ControlClient[ToRunner],
         worker: Worker,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        grace_s: float = DEFAULT_TIMING.task_grace_s,
+        beat_s: float = DEFAULT_TIMING.beat_s,
     ) -> None:
         self._identity = identity
         self._home = home
@@ -69,7 +72,8 @@ class Runner:
         self._control = control
         self._worker = worker
         self._clock = clock
-        self._mailbox = Mailbox(self._begin, self._hear, now=clock())
+        self._beat_s = beat_s
+        self._mailbox = Mailbox(self._begin, self._hear, now=clock(), grace_s=grace_s)
         self._loaded: Loaded | None = None
         self._seat_task: Load | None = None
         self._rank: Rank | None = None
@@ -115,7 +119,7 @@ class Runner:
         now = self._clock()
         until = min(self._beat_due, self._mailbox.next_deadline or self._beat_due)
         timeout = PUMP_S if self._rank else until - now
-        poller.poll(math.ceil(max(0.0, min(timeout, BEAT_S)) * 1000))
+        poller.poll(math.ceil(max(0.0, min(timeout, self._beat_s)) * 1000))
 
     def _read_control(self, now: float) -> None:
         for message in self._control.receive():
@@ -125,19 +129,19 @@ class Runner:
                 case LineOrder() as order:
                     self._meet(order)
                 case Malformed(fields, reason):
-                    self._refuse(fields, reason)
-
-    def _refuse(self, fields: dict[str, Any] | None, reason: str) -> None:
-        """An order that cannot be read is answered, if it says which task it is."""
-        task = (fields or {}).get("task")
-        if isinstance(task, dict) and isinstance(task.get("task_id"), str):
-            kind = str(task.get("type", "unknown"))
-            self._mailbox.refuse(TaskId(task["task_id"]), kind, f"cannot be read: {reason}")
+                    self._mailbox.unreadable(fields, reason)
 
     def _meet(self, order: LineOrder) -> None:
+        """An order that makes no line costs the line, and not the orders that came with it."""
         rank = self._rank
-        if rank is not None and order.epoch == rank.line.epoch:
+        if rank is None or order.epoch != rank.line.epoch:
+            return
+        try:
             rank.line.meet(order)
+        except Exception as error:
+            log.warning("line_order_refused", reason=_cause(error), epoch=str(order.epoch))
+            self._leave_line(_cause(error))
+            self._end_line(RunnerEvent.LINE_LOST, f"its line cannot be met: {_cause(error)}")
 
     def _follow_up(self, now: float) -> None:
         """What tasks in hand wait for may have come true, or their time may be up."""
@@ -237,16 +241,19 @@ class Runner:
             held = "no seat" if seat is None else f"seat {seat.seat}"
             raise InvalidRequest(f"connect is for seat {task.seat}; what is loaded is for {held}")
         line = Line(task, self._runtime, self._clock())
-        driver = _driver(line, loaded, task)
-        self._rank = Rank(
-            line,
-            loaded.compute,
-            self._worker,
-            driver,
-            on_lost=lambda reason: self._end_line(RunnerEvent.LINE_LOST, reason),
-            on_failed=lambda reason: self._end_line(RunnerEvent.ENGINE_FAILED, reason),
-            clock=self._clock,
-        )
+        try:
+            self._rank = Rank(
+                line,
+                loaded.compute,
+                self._worker,
+                _driver(line, loaded, task),
+                on_lost=lambda reason: self._end_line(RunnerEvent.LINE_LOST, reason),
+                on_failed=lambda reason: self._end_line(RunnerEvent.ENGINE_FAILED, reason),
+                clock=self._clock,
+            )
+        except Exception:
+            line.close()
+            raise
 
     # --- the line ends ---------------------------------------------------------------------------
 
@@ -269,7 +276,7 @@ class Runner:
 
     def _beat(self, now: float, *, force: bool = False) -> None:
         if force or now >= self._beat_due:
-            self._beat_due = now + BEAT_S
+            self._beat_due = now + self._beat_s
             self._control.send(RunnerBeat(self._facts(now)))
 
     def _facts(self, now: float) -> RunnerFacts:
@@ -294,6 +301,7 @@ class Runner:
             load=driver.load if driver else None,
             work=self._pulse.look(),
             tasks=mailbox.statuses,
+            task_counts=mailbox.counts,
             numerics_id=self._loaded.compute.stage.numerics_id if self._loaded else None,
             measured_bytes=anonymous_bytes(identity.pid),
             reason=mailbox.reason or self._broken,

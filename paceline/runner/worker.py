@@ -13,6 +13,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from paceline.process.child import name_thread
+
 MAX_JOBS = 64
 
 
@@ -74,6 +76,7 @@ class Worker:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
+        name_thread(self._thread.name)
         while (job := self._jobs.get()) is not None:
             result, error = None, None
             try:

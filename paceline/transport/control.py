@@ -13,6 +13,7 @@ import msgspec
 import structlog
 import zmq
 
+from paceline.transport.errors import UNREADABLE
 from paceline.transport.sockets import DRAIN_LIMIT, Context, bind, bound, connect, made, retire
 from paceline.transport.sparing import Sparing
 from paceline.types.control import FromController, ToController
@@ -102,7 +103,7 @@ class ControlServer:
             if len(payload) != 1:
                 raise msgspec.DecodeError(f"a message has one part, this one {len(payload)}")
             return cast(ToController, self._decoder.decode(payload[0]))
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except UNREADABLE as error:
             self.malformed += 1
             if self._sparing.may_say((peer, str(error))):
                 log.warning("message dropped", peer=peer, reason=str(error), count=self.malformed)
@@ -165,12 +166,12 @@ def read(decoder: msgspec.msgpack.Decoder[Reply], payload: bytes) -> Reply | Mal
     """The message, or what could be read of it."""
     try:
         return decoder.decode(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         return Malformed(_fields(payload), str(error))
 
 
 def _fields(payload: bytes) -> dict[str, Any] | None:
     try:
         return msgspec.msgpack.decode(payload, type=dict[str, Any])
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNREADABLE:
         return None

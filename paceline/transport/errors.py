@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from paceline.types.errors import TransportError
+
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises for bytes that are no message; the last for one nested too deeply."""
 
 
 class FrameDamaged(TransportError):

@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from paceline.transport.errors import ChecksumMismatch, FrameDamaged, ProtocolMismatch
+from paceline.transport.errors import UNREADABLE, ChecksumMismatch, FrameDamaged, ProtocolMismatch
 from paceline.types.ids import Epoch
 from paceline.types.step import Sampled, Step
 
@@ -156,7 +156,7 @@ def decode(parts: Sequence[Buffer]) -> Frame:
             raise ChecksumMismatch("a frame was changed on the way: its checksum does not match")
         head = _head.decode(packed)
         body = _bodies[head.kind].decode(head.body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise FrameDamaged(f"a frame cannot be read: {error}") from error
     return Frame(head.epoch, head.sequence, body, _tensor(head, data, len(parts) == 2))
 

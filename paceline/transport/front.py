@@ -19,7 +19,7 @@ import zmq
 import zmq.asyncio
 
 from paceline.transport.authenticator import Authenticator, fresh_domain
-from paceline.transport.errors import LinkFull
+from paceline.transport.errors import UNREADABLE, LinkFull
 from paceline.transport.keys import KeyPair
 from paceline.transport.sockets import (
     DRAIN_LIMIT,
@@ -142,7 +142,7 @@ class FrontServer:
         else:
             try:
                 return cast(ToDriver, self._decoder.decode(parts[1].buffer))
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            except UNREADABLE as error:
                 self._drop(key, str(error))
         return None
 
@@ -231,5 +231,5 @@ class AsyncFrontClient:
     def _read(self, payload: bytes) -> FromDriver:
         try:
             return cast(FromDriver, self._decoder.decode(payload))
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except UNREADABLE as error:
             raise TransportError(f"the driver at {self.address} sent nonsense: {error}") from error

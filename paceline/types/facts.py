@@ -121,6 +121,8 @@ class RunnerFacts(msgspec.Struct, frozen=True, kw_only=True):
     """None while there is nothing to compute."""
     tasks: tuple[TaskStatus, ...] = ()
     """The last ones, newest last; bounded."""
+    task_counts: dict[str, int] = {}
+    """How many of its tasks ended how, by `kind/state`; kinds that are none count as `unknown`."""
     numerics_id: str | None = None
     measured_bytes: int | None = None
     """Anonymous memory of the process."""

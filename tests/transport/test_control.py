@@ -104,6 +104,7 @@ def test_messages_that_cannot_be_read_are_counted_and_named(
         [b"\xc1"],
         [b""],
         [b"two", b"parts"],
+        [b"\x81\xa1a" + b"\x91" * 10_000 + b"\xc0"],
         [msgspec.msgpack.encode({"type": "coup", "facts": {}})],
         [msgspec.msgpack.encode({"type": "node_beat", "facts": {"name": 3}})],
         [msgspec.msgpack.encode({"type": "node_beat", "facts": {"name": b"\xff"}})],
@@ -137,16 +138,17 @@ def test_an_order_of_an_unknown_kind_can_be_answered(
         eventually(lambda: client.send(beat()))
         peer = server.recv_multipart()[0]
         raw = {"type": "assign", "task": {"type": "dance", "task_id": "task-9"}}
-        for payload in (msgspec.msgpack.encode(raw), b"\xc1", msgspec.msgpack.encode([1])):
+        deep = b"\x81\xa1a" + b"\x91" * 10_000 + b"\xc0"
+        for payload in (msgspec.msgpack.encode(raw), b"\xc1", deep, msgspec.msgpack.encode([1])):
             server.send_multipart([peer, payload])
         server.send_multipart([peer, msgspec.msgpack.encode(ASSIGN)])
         got: list[Any] = []
-        while len(got) < 4:
+        while len(got) < 5:
             got += orders(client)
     assert got[0].raw_fields == raw
     assert "dance" in got[0].reason
-    assert [message.raw_fields for message in got[1:3]] == [None, None]
-    assert got[3] == ASSIGN
+    assert [message.raw_fields for message in got[1:4]] == [None, None, None]
+    assert got[4] == ASSIGN
 
 
 def test_a_burst_is_taken_in_bounded_bites(address: str, context: Context) -> None:

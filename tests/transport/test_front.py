@@ -186,7 +186,12 @@ def test_a_key_that_is_taken_back_is_not_heard_any_more(server: FrontServer) -> 
 
 
 def test_nonsense_is_counted_and_named_once(server: FrontServer, context: Context) -> None:
-    nonsense = [[b"\xc1"], [b"two", b"parts"], [msgspec.msgpack.encode({"type": "coup"})]]
+    nonsense = [
+        [b"\xc1"],
+        [b"two", b"parts"],
+        [msgspec.msgpack.encode({"type": "coup"})],
+        [b"\x81\xa1a" + b"\x91" * 10_000 + b"\xc0"],
+    ]
     with structlog.testing.capture_logs() as logs, context.socket(zmq.DEALER) as peer:
         peer.linger = 0
         unlock(peer, GATEWAY, DRIVER.public)
@@ -199,8 +204,8 @@ def test_nonsense_is_counted_and_named_once(server: FrontServer, context: Contex
             assert server.socket.poll(10_000)
             taken = server.receive()
     assert [message for _, message in taken] == [SUBMIT]
-    assert server.malformed == 6
-    assert [entry["key"] for entry in logs] == [GATEWAY.public] * 3
+    assert server.malformed == 2 * len(nonsense)
+    assert [entry["key"] for entry in logs] == [GATEWAY.public] * len(nonsense)
 
 
 def test_nonsense_from_a_driver_is_a_typed_error(server: FrontServer) -> None:

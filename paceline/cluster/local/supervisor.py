@@ -134,6 +134,8 @@ class Supervisor:
             "--incarnation": settings.incarnation,
             "--runner-id": runner_id,
             "--threads": settings.threads,
+            "--beat": settings.timing.beat_s,
+            "--grace": settings.timing.task_grace_s,
         }
         return Child(
             [*settings.runner, *(str(word) for pair in options.items() for word in pair)],
