@@ -15,12 +15,12 @@ from paceline.controller.book import Patience, RunnerBook
 from paceline.controller.ledger import Reservation
 from paceline.controller.nodes import is_silent
 from paceline.controller.passing import Pass
-from paceline.controller.spares import await_start, blanks_of, kill, seated
+from paceline.controller.spares import await_start, blanks_of, kill
 from paceline.planner import human_bytes
 from paceline.planner.memory import PROCESS_BYTES
 from paceline.types.facts import NodeFacts
 from paceline.types.ids import NodeName, RunnerId
-from paceline.types.states import RunnerState
+from paceline.types.states import InstanceState, RunnerState
 
 
 def keep_blanks(p: Pass) -> Iterator[Action]:
@@ -93,24 +93,13 @@ def _launch(p: Pass, node: NodeFacts) -> Iterator[Action]:
 
 
 def _is_calm(p: Pass, node: NodeName) -> bool:
-    """No seat on the node waits for its layers: a blank's import would take its cores."""
-    settled = seated(p)
-    for inst in p.book.instances.values():
-        for seat in inst.seats:
-            if seat.plan.node != node:
-                continue
-            seen = p.facts.runners.get(seat.runner) if seat.runner in settled else None
-            if seen is None or seen.facts.state in _AT_WORK:
-                return False
-    return True
+    """No instance on the node is on its way: the import of a blank runner would slow it down."""
+    return not any(
+        seat.plan.node == node
+        for inst in p.book.instances.values()
+        if inst.state in _ON_THEIR_WAY
+        for seat in inst.seats
+    )
 
 
-_AT_WORK = frozenset(
-    {
-        RunnerState.IDLE,
-        RunnerState.FETCHING,
-        RunnerState.LOADING,
-        RunnerState.CONNECTING,
-        RunnerState.WARMING,
-    }
-)
+_ON_THEIR_WAY = frozenset({InstanceState.STARTING, InstanceState.RECOVERING})
