@@ -16,14 +16,22 @@ from paceline.controller.facts import Facts
 from paceline.controller.ledger import Ledger
 from paceline.controller.models import Models
 from paceline.controller.nodes import NodeState
+from paceline.controller.operator import TaskBody, hand_over, task_view
 from paceline.controller.store import Store
-from paceline.controller.views import instance_view, instance_views, node_views, sentences
+from paceline.controller.views import (
+    instance_view,
+    instance_views,
+    node_views,
+    runner_facts,
+    sentences,
+)
 from paceline.planner import NodeBudget, plan, resolve_dtype
 from paceline.types.control import Answer, Ask
 from paceline.types.errors import InvalidRequest, NotFound, PacelineError
-from paceline.types.ids import InstanceId, fresh_id
-from paceline.types.instance import InstanceWish, NoPlacement, Placement
+from paceline.types.ids import InstanceId, TaskId, fresh_id
+from paceline.types.instance import InstanceWish, NoPlacement, Placement, TaskView
 from paceline.types.states import Objective
+from paceline.types.timing import DEFAULT_TIMING, Timing
 
 MAX_INSTANCES = 256
 
@@ -66,6 +74,7 @@ class Desk:
         events: EventLog,
         facts: Callable[[], Facts],
         clock: Callable[[], float],
+        timing: Timing = DEFAULT_TIMING,
     ) -> None:
         self._book = book
         self._store = store
@@ -73,6 +82,7 @@ class Desk:
         self._events = events
         self._facts = facts
         self._clock = clock
+        self._timing = timing
         self._verbs: Mapping[str, tuple[type, Callable[[Any], Any]]] = {
             "instances.create": (CreateBody, self._create),
             "instances.list": (NoBody, self._list),
@@ -80,6 +90,9 @@ class Desk:
             "instances.delete": (IdBody, self._delete),
             "plan": (CreateBody, self._plan),
             "nodes.list": (NoBody, self._nodes),
+            "runners.list": (NoBody, self._runners),
+            "tasks.create": (TaskBody, self._hand_over),
+            "tasks.get": (IdBody, self._task),
             "events": (EventsBody, self._events_since),
             "status": (NoBody, self._status),
         }
@@ -179,6 +192,27 @@ class Desk:
 
     def _nodes(self, _: NoBody) -> Any:
         return node_views(self._facts(), self._book, self._clock())
+
+    def _runners(self, _: NoBody) -> Any:
+        return runner_facts(self._facts(), self._book)
+
+    def _hand_over(self, body: TaskBody) -> Any:
+        given = hand_over(self._book, self._facts(), body, self._clock(), self._timing)
+        if isinstance(given, TaskView):
+            sentence = f"{given.kind!r} for {given.runner} {given.reason} ({given.id})"
+            self._events.add("order_by_hand", sentence)
+            return given
+        if given.id not in self._book.tasks:
+            self._book.tasks[given.id] = given
+            sentence = f"{given.runner} is given {given.kind} of epoch {given.task.epoch} by hand"
+            self._events.add("order_by_hand", f"{sentence} ({given.id})")
+        return task_view(given)
+
+    def _task(self, body: IdBody) -> Any:
+        entry = self._book.tasks.get(TaskId(body.id))
+        if entry is None:
+            raise NotFound(f"no task {body.id!r}: it never was, or ended a while ago")
+        return task_view(entry)
 
     def _events_since(self, body: EventsBody) -> Any:
         return self._events.since(body.since, body.limit)

@@ -3,6 +3,7 @@ everything but the wishes is learnt from the beats of what lives."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 import msgspec
@@ -121,6 +122,8 @@ class TaskBook(msgspec.Struct, frozen=True, kw_only=True):
 
     task: Task
     runner: RunnerId
+    by_hand: bool = False
+    """A person's: nothing that is decided rests on it."""
     state: TaskState = TaskState.PENDING
     reason: str = ""
     progress: float = 0.0
@@ -152,6 +155,8 @@ class Book:
         self.nodes: dict[NodeName, str] = {}
         self.blank_patience: dict[NodeName, Patience] = {}
         self.lines_sent: dict[RunnerId, tuple[Line, float]] = {}
+        self.task_counts: Counter[str] = Counter()
+        """Tasks that ended in this term, by `kind/state`."""
         self.names = 0
         """Names given in this term: runners, tasks."""
         self.epochs = 0
@@ -161,9 +166,9 @@ class Book:
         return (entry for entry in self.tasks.values() if entry.runner == runner)
 
     def latest(self, runner: RunnerId, kind: TaskKind) -> TaskBook | None:
-        """The newest task of a kind that a runner was given."""
+        """The newest task of a kind that the controller itself gave to a runner."""
         found = None
         for entry in self.tasks_of(runner):
-            if entry.kind is kind:
+            if entry.kind is kind and not entry.by_hand:
                 found = entry
         return found

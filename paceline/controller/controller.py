@@ -58,7 +58,7 @@ class Controller:
         self._timing = timing
         self._observer = Observer(book.cluster_id, clock(), timing)
         self._actor = Actor(book, cluster, post, forget=store.remove, pull=models.pull)
-        self._desk = Desk(book, store, models, events, self.facts, clock)
+        self._desk = Desk(book, store, models, events, self.facts, clock, timing)
         self._answers: OrderedDict[tuple[str, int], Answer] = OrderedDict()
         self._routes: Routes | None = None
         self._routes_at = 0.0
@@ -131,7 +131,7 @@ class Controller:
     def _publish(self, now: float) -> None:
         """The whole truth to every gateway, on change and every now and then."""
         facts = self.facts()
-        news = routes(facts, self.book)
+        news = routes(facts, self.book, self.events.counts)
         if news == self._routes and now - self._routes_at < ROUTES_EVERY_S:
             return
         self._routes, self._routes_at = news, now

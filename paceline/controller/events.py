@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,8 @@ class EventLog:
     def __init__(self, logs: Path, clock: Callable[[], float] = time.time) -> None:
         """`clock`: Unix seconds, for people."""
         path = logs / FILE_NAME
+        self.counts: Counter[str] = Counter()
+        """Events of this process, by kind."""
         self._clock = clock
         self._ring: deque[Event] = deque(_last(path), maxlen=RING)
         self._file = BoundedFile(path, max_bytes=FILE_BYTES, backups=BACKUPS)
@@ -46,6 +48,7 @@ class EventLog:
             facts=facts or {},
         )
         self._ring.append(event)
+        self.counts[kind] += 1
         self._file.write(msgspec.json.encode(event))
         log.info("decision", kind=kind, sentence=sentence)
         return event

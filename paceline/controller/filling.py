@@ -105,6 +105,12 @@ def _replace_stuck(p: Pass, seat: SeatSeen) -> Iterator[Action]:
     yield from kill(p, p.book.runners[seat.seat.runner], why, grace_s=0.0)
 
 
+def _replace_drained(p: Pass, seat: SeatSeen) -> Iterator[Action]:
+    assert seat.seat.runner is not None  # the stage says so
+    why = f"it was drained from outside, and {seat.inst.id} is wanted"
+    yield from kill(p, p.book.runners[seat.seat.runner], why)
+
+
 def _see_off(p: Pass, seat: SeatSeen) -> Iterator[Action]:
     assert seat.seat.runner is not None  # the stage says so
     yield from kill(p, p.book.runners[seat.seat.runner], "it has stopped, and its process is there")
@@ -216,6 +222,7 @@ _STEPS: dict[Stage, Callable[[Pass, SeatSeen], Iterator[Action]]] = {
     Stage.STARTING: _await_start,
     Stage.SILENT: _replace_silent,
     Stage.STUCK: _replace_stuck,
+    Stage.DRAINED: _replace_drained,
     Stage.EMPTY: _order_shard,
     Stage.FILLING: _end_hung_load,
 }

@@ -18,7 +18,7 @@ class Pass:
         self.timing = timing
         self.ledger = Ledger(facts, book)
         self.names = book.names
-        self.epochs = book.epochs
+        self.epochs = max(book.epochs, _newest_n(facts, book.term))
         self.taken: set[RunnerId] = set()
         """Runners that this pass has given a seat."""
         self.next_wake = now + timing.longest_wait_s
@@ -57,3 +57,10 @@ class Pass:
         """Whether the line of an instance may be tried (again) now."""
         self.wake_at(inst.patience.not_before)
         return inst.patience.not_before <= self.now
+
+
+def _newest_n(facts: Facts, term: int) -> int:
+    """Of our term, as runners have it: whoever was given a task of a later epoch from outside
+    would refuse ours."""
+    epochs = (seen.facts.epoch for seen in facts.runners.values())
+    return max((epoch.n for epoch in epochs if epoch and epoch.term == term), default=0)

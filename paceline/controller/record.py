@@ -54,9 +54,11 @@ def _task_moved(book: Book, action: do.TaskMoved, now: float) -> None:
         progress=action.progress,
         moved_at=now,
     )
+    if action.state.is_terminal:
+        book.task_counts[f"{entry.kind}/{action.state}"] += 1
     failed = action.state in (TaskState.FAILED, TaskState.TIMED_OUT)
     found = seat_of(book, entry.runner)
-    if failed and entry.kind in SEAT_TASKS and found is not None:
+    if failed and entry.kind in SEAT_TASKS and found is not None and not entry.by_hand:
         inst, seat = found
         patience = seat.patience.again(now, inst.healthy_s(now))
         trouble = f"{entry.kind} {action.state}: {action.reason}"

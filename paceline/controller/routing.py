@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
+
 from paceline.controller.book import Book, InstanceBook
 from paceline.controller.facts import Facts
 from paceline.controller.views import instance_views
-from paceline.types.control import Route, Routes
+from paceline.types.control import ControllerCounts, Route, Routes
 from paceline.types.states import InstanceState
 
 
-def routes(facts: Facts, book: Book) -> Routes:
+def routes(facts: Facts, book: Book, events: Mapping[str, int]) -> Routes:
+    """`events`: how many of each kind were logged."""
     found = (_route(facts, inst) for inst in book.instances.values())
     return Routes(
         routes=tuple(route for route in found if route is not None),
         instances=instance_views(facts, book),
         term=book.term,
+        counts=ControllerCounts(
+            tasks=dict(book.task_counts),
+            events=dict(events),
+            nodes=dict(Counter(book.nodes.values())),
+        ),
     )
 
 

@@ -27,6 +27,8 @@ class Stage(StrEnum):
     """Its process is there and says nothing."""
     STUCK = "stuck"
     """Its runner beats, and its work does not go on."""
+    DRAINED = "drained"
+    """Its runner was told from outside to take no more streams, and has none left."""
     EMPTY = "empty"
     """Its runner waits for this shard."""
     FILLING = "filling"
@@ -78,6 +80,7 @@ def why_unfilled(p: Pass, seat: SeatSeen) -> str:
         Stage.LEAVING: "waits for its runner to end before another is launched",
         Stage.STARTING: "is starting its process",
         Stage.SILENT: "says nothing, though its process is there",
+        Stage.DRAINED: "was drained from outside and is replaced",
         Stage.STUCK: f"beats, but {stuck_words(seat)}",
         Stage.EMPTY: (
             f"waits for {seat.seat.plan.node} to reserve its memory"
@@ -123,10 +126,19 @@ def _stage(p: Pass, inst: InstanceBook, seat: SeatBook) -> Stage:
         return Stage.SILENT
     if seen.facts.work is not None and seen.facts.work.is_stuck:
         return Stage.STUCK
+    if _is_drained(inst, seen):
+        return Stage.DRAINED
     if seen.facts.state in (RunnerState.FETCHING, RunnerState.LOADING):
         return Stage.FILLING
     able = seen.facts.state is RunnerState.LOADED or seen.facts.state in IN_A_LINE
     return Stage.FILLED if able and holds(inst, seat, seen) else Stage.EMPTY
+
+
+def _is_drained(inst: InstanceBook, seen: RunnerSeen) -> bool:
+    facts = seen.facts
+    if facts.state is not RunnerState.DRAINING or inst.wish.deleted:
+        return False
+    return all(task.state.is_terminal for task in facts.tasks if task.kind == TaskKind.DRAIN)
 
 
 def _obstacle(p: Pass, inst: InstanceBook, seat: SeatBook) -> str:

@@ -111,7 +111,8 @@ def _contradiction(entry: TaskBook, report: TaskStatus | None) -> Iterator[Actio
 
 def _collected(p: Pass) -> Iterator[Action]:
     """Finished tasks go after a while; the newest of each kind stays as long as its runner."""
-    newest = {(entry.runner, entry.kind): entry.id for entry in p.book.tasks.values()}
+    ours = [entry for entry in p.book.tasks.values() if not entry.by_hand]
+    newest = {(entry.runner, entry.kind): entry.id for entry in ours}
     stay = {name for (runner, _), name in newest.items() if runner in p.book.runners}
     old = tuple(
         entry.id

@@ -7,6 +7,7 @@ from paceline.controller.facts import Facts
 from paceline.controller.ledger import Ledger
 from paceline.controller.nodes import NodeState
 from paceline.planner import human_bytes
+from paceline.types.facts import RunnerFacts
 from paceline.types.ids import RunnerId
 from paceline.types.instance import InstanceView, NodeView, RunnerView
 from paceline.types.states import RunnerState
@@ -52,6 +53,12 @@ def node_views(facts: Facts, book: Book, now: float) -> tuple[NodeView, ...]:
         )
         for name, seen in sorted(facts.nodes.items())
     )
+
+
+def runner_facts(facts: Facts, book: Book) -> tuple[RunnerFacts, ...]:
+    """The last word of every runner that this controller knows of."""
+    seen = (facts.runners.get(runner) for runner in book.runners)
+    return tuple(one.facts for one in seen if one is not None)
 
 
 def sentences(facts: Facts, book: Book, now: float) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from paceline.gateway.requests import converted, json_object
 from paceline.gateway.settings import Settings
 from paceline.gateway.sse import EventStream
 from paceline.types.errors import DeadlineExceeded, TransportError, Unavailable
-from paceline.types.states import Objective
+from paceline.types.states import Objective, TaskState
 
 EVENTS_AT_ONCE = 256
 
@@ -41,6 +41,16 @@ class NewInstance(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     kv_tokens: int | None = None
 
 
+class NewTask(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The body of POST /api/runners/{id}/tasks; what is left out comes from the runner's seat."""
+
+    kind: str
+    epoch: str | tuple[int, int] | None = None
+    """`1.5` or [1, 5]"""
+    task_id: str | None = None
+    deadline_s: float | None = None
+
+
 class Admin:
     def __init__(self, controller: Asks, settings: Settings) -> None:
         self._controller = controller
@@ -53,6 +63,9 @@ class Admin:
         router.add_api_route("/instances/{name}", self.instance)
         router.add_api_route("/instances/{name}", self.delete, methods=["DELETE"])
         router.add_api_route("/nodes", self.nodes)
+        router.add_api_route("/runners", self.runners)
+        router.add_api_route("/runners/{runner}/tasks", self.hand_over, methods=["POST"])
+        router.add_api_route("/tasks/{name}", self.task)
         router.add_api_route("/status", self.status)
         router.add_api_route("/placements", self.placements)
         router.add_api_route("/events", self.events)
@@ -75,6 +88,30 @@ class Admin:
 
     async def nodes(self) -> Response:
         return await self._asked("nodes.list", {})
+
+    async def runners(self) -> Response:
+        return await self._asked("runners.list", {})
+
+    async def task(self, name: str) -> Response:
+        return await self._asked("tasks.get", {"id": name})
+
+    async def hand_over(
+        self, runner: str, request: Request, wait: float = Query(default=5.0, ge=0, le=60)
+    ) -> Response:
+        """Hands a task to a runner and answers with it, ended or as it is after `wait` seconds."""
+        settings = self._settings
+        body = await read_body(request, max_bytes=settings.body_bytes, timeout_s=settings.body_s)
+        said = json_object(body)
+        given = msgspec.to_builtins(converted(said, NewTask))
+        rest = {key: value for key, value in said.items() if key not in given}
+        told = {"runner": runner, **given, "fields": rest}
+        task = await self._ask("tasks.create", told)
+        loop = asyncio.get_running_loop()
+        until = loop.time() + wait
+        while not TaskState(task["state"]).is_terminal and loop.time() < until:
+            await asyncio.sleep(settings.task_poll_s)
+            task = await self._ask("tasks.get", {"id": task["id"]})
+        return Response(msgspec.json.encode(task), media_type="application/json")
 
     async def status(self) -> Response:
         return await self._asked("status", {})

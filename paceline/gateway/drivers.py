@@ -89,6 +89,7 @@ class Drivers:
         if not self.table.heed(routes):
             log.warning("routes of an older controller ignored", term=routes.term)
             return
+        self._metrics.heed(routes)
         self._links.dial_new(self.table.routes.values())
         self._news.set()
         self._news = asyncio.Event()

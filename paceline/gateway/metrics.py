@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter as Count
+from collections.abc import Iterator
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from paceline.types.control import Routes
 
 _PREFIX = "paceline"
 _TTFT_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
@@ -18,6 +25,8 @@ class Metrics:
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
+        self._cluster = _Cluster()
+        self._registry.register(self._cluster)
         self.time_to_first_token = self._histogram(
             "time_to_first_token_seconds", "From the request to its first token.", _TTFT_S
         )
@@ -49,6 +58,10 @@ class Metrics:
             "stream_numerics_changes", "Streams that went on with another numerics id."
         )
 
+    def heed(self, routes: Routes) -> None:
+        """What the controller says of the cluster; shown as it said it last."""
+        self._cluster.news = routes
+
     def exposition(self) -> bytes:
         """All of it, in Prometheus' text format."""
         return generate_latest(self._registry)
@@ -63,3 +76,35 @@ class Metrics:
 
     def _gauge(self, name: str, text: str) -> Gauge:
         return Gauge(f"{_PREFIX}_{name}", text, registry=self._registry)
+
+
+class _Cluster(Collector):
+    """The controller's counts. They start again with its term, as a restarted process's do."""
+
+    def __init__(self) -> None:
+        self.news: Routes | None = None
+
+    def collect(self) -> Iterator[Metric]:
+        if self.news is None:
+            return
+        counts = self.news.counts
+        tasks = CounterMetricFamily(
+            f"{_PREFIX}_tasks", "Tasks of runners that ended.", labels=("kind", "state")
+        )
+        for name, count in sorted(counts.tasks.items()):
+            tasks.add_metric(name.split("/"), count)
+        events = CounterMetricFamily(
+            f"{_PREFIX}_controller_events", "Decisions and observations.", labels=("kind",)
+        )
+        for kind, count in sorted(counts.events.items()):
+            events.add_metric((kind,), count)
+        nodes = GaugeMetricFamily(f"{_PREFIX}_nodes", "Nodes by state.", labels=("state",))
+        for state, count in sorted(counts.nodes.items()):
+            nodes.add_metric((state,), count)
+        instances = GaugeMetricFamily(
+            f"{_PREFIX}_instances", "Instances by state.", labels=("model_name", "state")
+        )
+        views = Count((view.model, view.state.value) for view in self.news.instances)
+        for labels, count in sorted(views.items()):
+            instances.add_metric(labels, count)
+        yield from (tasks, events, nodes, instances)

@@ -49,6 +49,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ask_s: float = 5.0
     """How long the controller may take to answer an admin call."""
     events_poll_s: float = 0.5
+    task_poll_s: float = 0.05
+    """How often a task that was handed over is looked at."""
     inline_chars: int = 16_384
     """Prompts of more characters are rendered and tokenised in a thread."""
     beat_s: float = 0.5

@@ -110,12 +110,24 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     """Pages of the whole line: no single stream can be longer than pages_total * PAGE_TOKENS."""
 
 
+class ControllerCounts(msgspec.Struct, frozen=True, kw_only=True):
+    """What happened in this controller's term, for metrics."""
+
+    tasks: dict[str, int] = {}
+    """Tasks that ended, by `kind/state`."""
+    events: dict[str, int] = {}
+    """Events by kind."""
+    nodes: dict[str, int] = {}
+    """Nodes by state, now."""
+
+
 class Routes(msgspec.Struct, frozen=True, kw_only=True, tag="routes"):
     """To every gateway: the whole truth about what is served."""
 
     routes: tuple[Route, ...]
     instances: tuple[InstanceView, ...]
     term: int
+    counts: ControllerCounts = ControllerCounts()
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True, tag="answer"):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
-from paceline.types.ids import Epoch, InstanceId, NodeName, RunnerId
+from paceline.types.ids import Epoch, InstanceId, NodeName, RunnerId, TaskId
 from paceline.types.model import Shard
-from paceline.types.states import InstanceState, Objective, RunnerState
+from paceline.types.states import InstanceState, Objective, RunnerState, TaskState
 
 DEFAULT_SEQUENCES = 16
 DEFAULT_CONTEXT = 4096
@@ -84,6 +84,19 @@ class InstanceView(msgspec.Struct, frozen=True, kw_only=True):
     """Sentences: why it is in this state and what would change it."""
     runners: tuple[RunnerView, ...]
     numerics_id: str | None = None
+
+
+class TaskView(msgspec.Struct, frozen=True, kw_only=True):
+    """A task as people see it."""
+
+    id: TaskId
+    runner: RunnerId
+    kind: str
+    epoch: Epoch | None = None
+    """None: it could not even be read."""
+    state: TaskState
+    reason: str = ""
+    progress: float = 0.0
 
 
 class NodeView(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,6 +9,7 @@ import pytest
 
 from paceline.controller.api import MAX_INSTANCES
 from paceline.controller.book import InstanceBook
+from paceline.controller.operator import MAX_LIVE
 from paceline.types.control import Answer, Ask
 from paceline.types.instance import InstanceWish
 from tests.controller.simulation import World
@@ -161,3 +162,100 @@ def test_there_is_a_bound_on_wishes(person: Person) -> None:
     answer = person.ask("instances.create", model="smol")
     assert answer.error == "invalid_request"
     assert str(MAX_INSTANCES) in answer.body["message"]
+
+
+# --- tasks by hand -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def serving(person: Person) -> Person:
+    person.told("instances.create", model="smol", min_nodes=2)
+    person.world.run(30.0, person.world.all_ready)
+    return person
+
+
+def driver(person: Person) -> str:
+    (inst,) = person.world.controller.book.instances.values()
+    return str(inst.seats[0].runner)
+
+
+def ended(person: Person, task: dict[str, Any]) -> dict[str, Any]:
+    """The task once it has ended. The fixture holds back everything but answers: let it flow."""
+    person.world.controller._post = person.world.post
+    person.world.controller._actor._post = person.world.post
+    person.world.run(5.0)
+    person.world.controller._post = person._hear
+    return dict(person.told("tasks.get", id=task["id"]))
+
+
+def test_an_impossible_task_by_hand_ends_failed_with_its_reason(serving: Person) -> None:
+    runner = driver(serving)
+    task = serving.told("tasks.create", runner=runner, kind="load")
+    assert task["state"] == "pending"
+    task = ended(serving, task)
+    assert task["state"] == "failed"
+    assert "load found the runner ready" in task["reason"]
+    assert serving.world.all_ready()
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({"kind": "dance"}, "unknown kind of task 'dance'; known are fetch, load"),
+        ({"kind": "load", "fields": {"kv_pages": "many"}}, "kv_pages"),
+        ({"kind": "drain", "epoch": "soon"}, "cannot be read"),
+        ({"kind": "drain", "epoch": [1]}, "epoch"),
+    ],
+)
+def test_a_task_that_cannot_be_read_is_a_failed_task(
+    serving: Person, body: dict[str, Any], words: str
+) -> None:
+    answer = serving.ask("tasks.create", runner=driver(serving), **body)
+    if answer.error:
+        assert answer.error == "invalid_request"
+        assert words in answer.body["message"]
+        return
+    assert answer.body["state"] == "failed"
+    assert words in answer.body["reason"]
+    assert serving.world.events.since(0)[-1].kind == "order_by_hand"
+
+
+def test_a_stale_task_by_hand_is_refused_and_a_future_one_poisons_nothing(serving: Person) -> None:
+    runner = driver(serving)
+    stale = serving.told("tasks.create", runner=runner, kind="drain", epoch="0.1")
+    assert "is stale" in ended(serving, stale)["reason"]
+    future = serving.told("tasks.create", runner=runner, kind="connect", epoch="1.900")
+    assert ended(serving, future)["state"] in ("cancelled", "failed")
+    serving.world.controller._post = serving.world.post
+    assert serving.world.run(60.0, serving.world.all_ready)
+    (inst,) = serving.world.controller.book.instances.values()
+    assert inst.epoch is not None
+    assert inst.epoch.n > 900
+
+
+def test_a_repeated_task_by_hand_is_the_same_task(serving: Person) -> None:
+    runner = driver(serving)
+    first = serving.told("tasks.create", runner=runner, kind="load", task_id="mine")
+    end = ended(serving, first)
+    assert serving.told("tasks.create", runner=runner, kind="load", task_id="mine") == end
+
+
+def test_a_runner_that_is_drained_or_stopped_by_hand_is_replaced(serving: Person) -> None:
+    for kind in ("drain", "stop"):
+        runner = driver(serving)
+        task = serving.told("tasks.create", runner=runner, kind=kind)
+        assert ended(serving, task)["state"] == "complete"
+        serving.world.controller._post = serving.world.post
+        assert serving.world.run(60.0, serving.world.all_ready)
+        assert driver(serving) != runner
+        serving.world.controller._post = serving._hear
+
+
+def test_tasks_by_hand_are_for_runners_that_are_there_and_bounded(serving: Person) -> None:
+    assert serving.ask("tasks.create", runner="r-9", kind="stop").error == "not_found"
+    assert serving.ask("tasks.get", id="t-9").error == "not_found"
+    runner = driver(serving)
+    for _ in range(MAX_LIVE):
+        serving.told("tasks.create", runner=runner, kind="drain")
+    assert serving.ask("tasks.create", runner=runner, kind="drain").error == "invalid_request"
+    assert [facts["runner_id"] for facts in serving.told("runners.list")]

@@ -21,6 +21,8 @@ ANSWERS: dict[str, Any] = {
     "instances.delete": lambda body: {"id": body["id"], "state": "draining"},
     "nodes.list": [{"name": "n1"}],
     "plan": lambda body: {"placement": None, "reasons": ["no memory"]},
+    "runners.list": [{"runner_id": "r-1"}],
+    "tasks.get": lambda body: {"id": body["id"], "state": "complete"},
     "status": {"cluster_id": "c"},
 }
 ROUTES = [
@@ -28,6 +30,8 @@ ROUTES = [
     ("GET", "/api/instances/i-7", "instances.get", {"id": "i-7"}),
     ("DELETE", "/api/instances/i-7", "instances.delete", {"id": "i-7"}),
     ("GET", "/api/nodes", "nodes.list", {}),
+    ("GET", "/api/runners", "runners.list", {}),
+    ("GET", "/api/tasks/t-1", "tasks.get", {"id": "t-1"}),
     ("GET", "/api/status", "status", {}),
     (
         "GET",
@@ -59,6 +63,37 @@ async def test_an_instance_is_created(short: Path) -> None:
         assert response.json()["id"] == "i-7"
         given = {"model": MODEL, "min_nodes": 2, "kv_tokens": 4096}
         assert r.control.asked == [("instances.create", given)]
+
+
+async def test_a_task_is_handed_over_and_its_end_awaited(short: Path) -> None:
+    async with rig(short) as r:
+        states = iter(["pending", "parked", "failed"])
+        r.control.answers = {
+            "tasks.create": lambda body: {"id": "t-1", "state": next(states)},
+            "tasks.get": lambda body: {"id": "t-1", "state": next(states), "reason": "too early"},
+        }
+        body = {"kind": "connect", "epoch": [1, 2], "world_size": 2}
+        response = await r.http.post("/api/runners/r-1/tasks", json=body)
+        assert response.status_code == 200
+        assert response.json() == {"id": "t-1", "state": "failed", "reason": "too early"}
+        assert r.control.asked[0] == (
+            "tasks.create",
+            {"runner": "r-1", "kind": "connect", "epoch": (1, 2), "fields": {"world_size": 2}},
+        )
+        assert [verb for verb, _ in r.control.asked[1:]] == ["tasks.get", "tasks.get"]
+
+
+async def test_a_task_that_goes_on_is_answered_as_it_is(short: Path) -> None:
+    async with rig(short) as r:
+        r.control.answers = {
+            "tasks.create": {"id": "t-1", "state": "running"},
+            "tasks.get": {"id": "t-1", "state": "running"},
+        }
+        response = await r.http.post("/api/runners/r-1/tasks?wait=0.1", json={"kind": "load"})
+        assert response.json()["state"] == "running"
+        for wrong in (b"{}", b'{"kind": 3}', b'{"kind": "load", "epoch": 1.5}'):
+            response = await r.http.post("/api/runners/r-1/tasks", content=wrong)
+            assert response.status_code == 400
 
 
 async def test_bad_wishes_never_reach_the_controller(short: Path) -> None:
