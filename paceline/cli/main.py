@@ -151,13 +151,13 @@ def events(
             show.as_json(found)
             return
         for event in found:
-            show.out.print(show.event_line(event), markup=False)
+            show.line(show.event_line(event))
         return
     for event in api.events(f"/api/events?since={since}"):
         if json:
             show.as_json(event)
         else:
-            show.out.print(show.event_line(event), markup=False)
+            show.line(show.event_line(event))
 
 
 @app.command()
@@ -217,6 +217,27 @@ def place(
             show.table(show.SEATS, found["placement"]["seats"], "")
         show.sentences(found["reasons"], indent="")
     if not found["placement"]:
+        raise typer.Exit(1)
+
+
+@app.command()
+def task(
+    runner: Annotated[str, typer.Argument(help="An id that `paceline status` lists.")],
+    kind: Annotated[str, typer.Argument(help="fetch, load, connect, warm_up, drain or stop.")],
+    epoch: Annotated[
+        str | None, typer.Option(help="Such as 1.5; default: the runner's newest.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Hand a runner a task. An impossible one ends failed, with its reason, and hurts nothing."""
+    body = {"kind": kind} | ({} if epoch is None else {"epoch": epoch})
+    given = _api().post(f"/api/runners/{runner}/tasks", body)
+    if json:
+        show.as_json(given)
+    else:
+        why = f": {given['reason']}" if given["reason"] else ""
+        show.line(f"{given['kind']} on {given['runner']} is {given['state']}{why}")
+    if given["state"] in ("failed", "timed_out"):
         raise typer.Exit(1)
 
 

@@ -108,9 +108,14 @@ SEATS: Sequence[Column] = (
 )
 
 
+def line(text: str) -> None:
+    """One line, however long: whoever reads it by lines gets it whole."""
+    out.print(text, markup=False, soft_wrap=True)
+
+
 def sentences(lines: Sequence[str], indent: str = "  ") -> None:
-    for line in lines:
-        out.print(f"{indent}{line}", markup=False)
+    for each in lines:
+        line(f"{indent}{each}")
 
 
 def event_line(event: Row) -> str:

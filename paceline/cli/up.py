@@ -63,7 +63,7 @@ def _attend(api: Api, models: Sequence[str]) -> None:
             for event in api.events(f"/api/events?since={seen}"):
                 seen = max(seen, event["number"])
                 if event["kind"] not in QUIET_KINDS:
-                    show.out.print(show.event_line(event), markup=False)
+                    show.line(show.event_line(event))
         except PacelineError:
             pass  # the gateway is being started again; it will be back
         time.sleep(RETRY_S)

@@ -93,12 +93,19 @@ def _reasons(p: Pass, inst: InstanceBook, seats: Sequence[SeatSeen]) -> tuple[st
     if inst.state is InstanceState.READY and not lacking:
         return (f"ready: all {len(seats)} ranks are, in epoch {inst.epoch}",)
     trouble: tuple[str, ...] = ()
+    if inst.state is InstanceState.FAILED:
+        trouble = (_FAILED,)
     if inst.trouble:
-        trouble = (f"{inst.state}: the line broke: {inst.trouble}",)
+        trouble += (f"{inst.state}: the line broke: {inst.trouble}",)
     pause_s = inst.patience.not_before - p.now
     if inst.epoch is None and pause_s > 0:
         trouble += (f"{inst.state}: connected again in {pause_s:.0f} s",)
     return (*trouble, *(f"{inst.state}: {why_unfilled(p, seat)}" for seat in lacking))
+
+
+_FAILED = (
+    "failed: again and again; it is tried on with growing pauses, and is ready as soon as one works"
+)
 
 
 def _is_done(seat: SeatSeen) -> bool:

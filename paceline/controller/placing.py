@@ -9,6 +9,7 @@ from paceline.controller.adoption import adoption
 from paceline.controller.book import InstanceBook
 from paceline.controller.facts import ModelSeen
 from paceline.controller.ledger import Reservation
+from paceline.controller.nodes import NodeState
 from paceline.controller.passing import Pass
 from paceline.planner import plan
 from paceline.types.errors import PacelineError
@@ -55,11 +56,19 @@ def _planned(p: Pass, inst: InstanceBook, missing: tuple[str, ...] = ()) -> Iter
     except PacelineError as error:
         answer = NoPlacement(reasons=(str(error),))
     if isinstance(answer, NoPlacement):
-        reasons = tuple(f"waiting: {reason}" for reason in (*missing, *answer.reasons))
+        said = (*missing, *answer.reasons, _what_helps(p, inst))
+        reasons = tuple(f"waiting: {reason}" for reason in said)
         sentence = f"{inst.id} ({inst.wish.model}) waits: {'; '.join((*missing, *answer.reasons))}"
         yield Wait(sentence=sentence, instance=inst.id, reasons=reasons, asked=asked)
         return
     yield _placed(p, inst, seen.facts, answer, missing)
+
+
+def _what_helps(p: Pass, inst: InstanceBook) -> str:
+    nodes = dict.fromkeys(seat.plan.node for seat in inst.seats)
+    lost = [name for name in nodes if p.nodes.get(name, NodeState.LOST) is NodeState.LOST]
+    back = f"{' or '.join(lost)} returns, " if lost else ""
+    return f"it goes on by itself when {back}another node joins, or memory is freed"
 
 
 def _without_model(p: Pass, inst: InstanceBook, seen: ModelSeen) -> Iterator[Action]:

@@ -63,17 +63,22 @@ def runner_facts(facts: Facts, book: Book) -> tuple[RunnerFacts, ...]:
 
 def sentences(facts: Facts, book: Book, now: float) -> tuple[str, ...]:
     """Why everything is as it is and what would change it."""
-    said = [
-        f"{node.name} is {node.state}: {human_bytes(node.reserved_bytes)} of "
-        f"{human_bytes(node.memory_bytes)} reserved"
-        for node in node_views(facts, book, now)
-    ] or ["no node has been heard yet"]
+    said = [_node_sentence(book, node) for node in node_views(facts, book, now)] or [
+        "no node has been heard yet"
+    ]
     for inst in book.instances.values():
         reasons = inst.reasons or (f"{inst.state}: nothing has been decided yet",)
         said += [f"{inst.id} ({inst.wish.model}) {reason}" for reason in reasons]
     if not book.instances:
         said.append("no instance is wanted; `paceline run MODEL` starts one")
     return tuple(said)
+
+
+def _node_sentence(book: Book, node: NodeView) -> str:
+    used = f"{human_bytes(node.reserved_bytes)} of {human_bytes(node.memory_bytes)} reserved"
+    blank = [r.id for r in book.runners.values() if r.node == node.name and r.is_blank]
+    ready = f"; {', '.join(blank)} stands ready without a seat" if blank else ""
+    return f"{node.name} is {node.state}: {used}{ready}"
 
 
 def _runner_view(facts: Facts, seat: SeatBook, runner: RunnerId) -> RunnerView:

@@ -140,7 +140,10 @@ def test_status_explains_in_sentences(person: Person) -> None:
     person.told("instances.create", model="smol", min_nodes=5)
     person.world.run(1.0)
     sentences = person.told("status")["sentences"]
-    assert sentences[-1].endswith("waiting: asked for at least 5 nodes, 2 nodes ready")
+    assert sentences[-2].endswith("waiting: asked for at least 5 nodes, 2 nodes ready")
+    assert sentences[-1].endswith(
+        "waiting: it goes on by itself when another node joins, or memory is freed"
+    )
 
 
 def test_nodes_and_events_are_told(person: Person) -> None:

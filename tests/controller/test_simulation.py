@@ -199,6 +199,7 @@ def test_without_the_node_it_waits_with_a_reason_and_resumes_when_it_comes(tmp_p
     assert inst.reasons == (
         "waiting: rank 1 needs node-2, which is lost",
         "waiting: asked for at least 2 nodes, 1 node ready",
+        "waiting: it goes on by itself when node-2 returns, another node joins, or memory is freed",
     )
     assert len(list(world.runners())) == 1, "rank 0 keeps its weights"
     world.nodes["node-2"].boot()
