@@ -299,7 +299,7 @@ class Runner:
             offer=rank.line.offer if rank else None,
             line=rank.line.health(now, self._broken) if rank else None,
             load=driver.load if driver else None,
-            work=self._pulse.look(),
+            work=self._pulse.look(self._worker.queued_since),
             tasks=mailbox.statuses,
             task_counts=mailbox.counts,
             numerics_id=self._loaded.compute.stage.numerics_id if self._loaded else None,

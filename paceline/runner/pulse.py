@@ -33,8 +33,9 @@ class Pulse:
     """One thread calls `begin`, `tick` and `end`, another `look`. Each writes fields of its own,
     and a look that meets a half-written change is put right by the next one."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], shortest_s: float = SHORTEST_S) -> None:
         self._clock = clock
+        self._shortest_s = shortest_s
         self._unit_s: dict[str, float] = {}
         """By kind of work: seconds per row of the slowest tick, fading."""
         self._work: tuple[str, int] | None = None
@@ -59,20 +60,27 @@ class Pulse:
         self.tick()
         self._work = None
 
-    def look(self) -> WorkFacts | None:
-        """What is being worked on and for how long it has not ticked; None for nothing."""
+    def look(self, queued_since: float | None = None) -> WorkFacts | None:
+        """What is being worked on and for how long it has not ticked; None for nothing.
+
+        `queued_since`: since when work waits to begin, if any does. Whoever is to do it may be
+        stuck before it has begun.
+        """
         now = self._clock()
         if now - self._looked_at > STALL_S:
             self._awake_since = now
         self._looked_at = now
-        work = self._work
-        if work is None:
+        work, since = self._work, max(self._ticked_at, self._awake_since)
+        if work is not None:
+            patience_s = self._patience(work)
+            return WorkFacts(work=work[0], silent_s=max(now - since, 0.0), patience_s=patience_s)
+        if queued_since is None:
             return None
-        silent_s = now - max(self._ticked_at, self._awake_since)
-        return WorkFacts(work=work[0], silent_s=max(silent_s, 0.0), patience_s=self._patience(work))
+        silent_s = max(now - max(since, queued_since), 0.0)
+        return WorkFacts(work="queue", silent_s=silent_s, patience_s=self._shortest_s)
 
     def _patience(self, work: tuple[str, int]) -> float:
         unit_s = self._unit_s.get(work[0])
         if unit_s is None:
             return UNMEASURED_S
-        return min(max(FACTOR * unit_s * work[1], SHORTEST_S), LONGEST_S)
+        return min(max(FACTOR * unit_s * work[1], self._shortest_s), LONGEST_S)

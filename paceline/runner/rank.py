@@ -12,7 +12,7 @@ import torch
 from paceline.runner.compute import Compute, Hidden
 from paceline.runner.driver import Driver
 from paceline.runner.line import Line
-from paceline.runner.pulse import Pulse
+from paceline.runner.pulse import SHORTEST_S, Pulse
 from paceline.runner.worker import Worker, WorkerBusy
 from paceline.transport.errors import LinkBroken
 from paceline.transport.frames import Frame, Tensor
@@ -49,7 +49,8 @@ class Rank:
         self._clock = clock
         self._closed = False
         self._rows_in_flight: deque[int] = deque()
-        self._round_trip = Pulse(clock)
+        # More patient than each rank is with itself: the guilty one should be named, not the line.
+        self._round_trip = Pulse(clock, shortest_s=2 * SHORTEST_S)
         worker.submit(compute.begin_line, lambda _, error: None)
 
     def pump(self, now: float) -> None:

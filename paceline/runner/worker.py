@@ -10,6 +10,7 @@ import contextlib
 import queue
 import socket
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -33,9 +34,12 @@ class _Job:
 class Worker:
     """One daemon thread. `submit` and `collect` are for the I/O thread alone."""
 
-    def __init__(self, name: str = "compute") -> None:
+    def __init__(self, name: str = "compute", clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._jobs: queue.Queue[_Job | None] = queue.Queue(MAX_JOBS)
         self._done: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._submitted = self._finished = 0
+        self._queued_at = 0.0
         self.wakeup, self._waker = socket.socketpair()
         self.wakeup.setblocking(False)
         self._waker.setblocking(False)
@@ -49,10 +53,18 @@ class Worker:
 
         Raises WorkerBusy when MAX_JOBS wait already.
         """
+        if self._submitted == self._finished:
+            self._queued_at = self._clock()
         try:
             self._jobs.put_nowait(_Job(work, then))
         except queue.Full:
             raise WorkerBusy(f"{MAX_JOBS} jobs wait for the compute thread") from None
+        self._submitted += 1
+
+    @property
+    def queued_since(self) -> float | None:
+        """Since when there has been something to do; None when all is done."""
+        return None if self._submitted == self._finished else self._queued_at
 
     def post(self, callback: Callable[[], None]) -> None:
         """From a job on the compute thread: have `callback()` run on the I/O thread."""
@@ -83,6 +95,7 @@ class Worker:
                 result = job.work()
             except BaseException as caught:  # a task's failure must not end the process
                 error = caught
+            self._finished += 1
             self._done.put(_bound(job.then, result, error))
             del job, result, error
             self._wake()

@@ -85,7 +85,7 @@ class WorkFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What a runner's compute thread is at."""
 
     work: str
-    """load, or step"""
+    """load or step; queue: it has not begun what waits for it"""
     silent_s: float
     """Since its last tick; there is one at every layer."""
     patience_s: float

@@ -113,3 +113,17 @@ def test_what_follows_the_last_layer_is_measured_too():
     watch.pulse.end()
     watch.pulse.begin("step")
     assert watch.look().patience_s > FACTOR * 0.9
+
+
+def test_work_that_does_not_even_begin_is_stuck_too():
+    watch = Watch()
+    queued = watch.now
+    for _ in range(10):
+        watch.now += 0.5
+        found = watch.pulse.look(queued)
+    assert found is not None
+    assert not found.is_stuck
+    watch.now += 0.6
+    found = watch.pulse.look(queued)
+    assert found is not None
+    assert (found.work, found.is_stuck) == ("queue", True)
