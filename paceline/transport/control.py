@@ -22,6 +22,9 @@ SERVER_MESSAGES = 128
 """Messages that wait per peer, either way."""
 CLIENT_MESSAGES = 8
 MAX_MESSAGE_BYTES = 8 * 2**20
+TRUSTED_BYTES = -1
+"""The controller sends nothing longer than MAX_MESSAGE_BYTES, so its peers need no bound; and one
+would cut them off for good: libzmq does not connect again after a message that was too long."""
 
 log = structlog.get_logger(__name__)
 
@@ -70,9 +73,14 @@ class ControlServer:
         return taken
 
     def send(self, peer: str, message: FromController) -> bool:
-        """False: no such peer is connected, or its queue is full."""
+        """False: no such peer is connected, its queue is full, or the message is too long."""
+        payload = _encoder.encode(message)
+        if len(payload) > MAX_MESSAGE_BYTES:
+            kind = type(message).__name__
+            log.error("message too long", peer=peer, kind=kind, length=len(payload))
+            return False
         try:
-            self.socket.send_multipart([peer.encode(), _encoder.encode(message)], zmq.NOBLOCK)
+            self.socket.send_multipart([peer.encode(), payload], zmq.NOBLOCK)
         except zmq.ZMQError as error:
             if error.errno in (zmq.EAGAIN, zmq.EHOSTUNREACH):
                 return False
@@ -126,7 +134,7 @@ class ControlClient(Generic[Reply]):
         """`identity`: the name the controller answers to. `reply_type`: the union of messages that
         may come."""
         with made(context or zmq.Context.instance(), zmq.DEALER) as self.socket:
-            bound(self.socket, messages=CLIENT_MESSAGES, message_bytes=MAX_MESSAGE_BYTES)
+            bound(self.socket, messages=CLIENT_MESSAGES, message_bytes=TRUSTED_BYTES)
             self.socket.routing_id = identity.encode()
             connect(self.socket, address)
         self._decoder: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(reply_type)

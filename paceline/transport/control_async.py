@@ -12,7 +12,7 @@ import structlog
 import zmq
 import zmq.asyncio
 
-from paceline.transport.control import CLIENT_MESSAGES, MAX_MESSAGE_BYTES, Malformed, read
+from paceline.transport.control import CLIENT_MESSAGES, TRUSTED_BYTES, Malformed, read
 from paceline.transport.sockets import bound, connect, made, send_now
 from paceline.types import errors
 from paceline.types.control import Answer, Ask, GatewayBeat, Routes, ToController, ToGateway
@@ -50,7 +50,7 @@ class AsyncControlClient:
         self, address: str, identity: str, *, context: zmq.asyncio.Context | None = None
     ) -> None:
         with made(context or zmq.asyncio.Context.instance(), zmq.DEALER) as self.socket:
-            bound(self.socket, messages=CLIENT_MESSAGES, message_bytes=MAX_MESSAGE_BYTES)
+            bound(self.socket, messages=CLIENT_MESSAGES, message_bytes=TRUSTED_BYTES)
             self.socket.routing_id = identity.encode()
             connect(self.socket, address)
         self._decoder: msgspec.msgpack.Decoder[ToGateway] = msgspec.msgpack.Decoder(ToGateway)

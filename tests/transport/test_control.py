@@ -13,7 +13,7 @@ import pytest
 import structlog
 import zmq
 
-from paceline.transport.control import ControlClient, ControlServer, Malformed
+from paceline.transport.control import MAX_MESSAGE_BYTES, ControlClient, ControlServer, Malformed
 from paceline.transport.errors import AddressUnusable
 from paceline.transport.sockets import DRAIN_LIMIT
 from paceline.types.control import Assign, Line, NodeBeat, ToController, ToRunner
@@ -149,6 +149,21 @@ def test_an_order_of_an_unknown_kind_can_be_answered(
     assert "dance" in got[0].reason
     assert [message.raw_fields for message in got[1:4]] == [None, None, None]
     assert got[4] == ASSIGN
+
+
+def test_no_message_is_too_long_for_the_connection_to_outlive_it(
+    server: ControlServer, client: ControlClient[ToRunner]
+) -> None:
+    peer = first(server, 1, client)
+    long = bytes(MAX_MESSAGE_BYTES + 1)
+    huge = msgspec.structs.replace(ASSIGN.task, task_id="x" * MAX_MESSAGE_BYTES)
+    with structlog.testing.capture_logs() as logs:
+        assert not server.send(peer, Assign(huge))
+    assert [entry["event"] for entry in logs] == ["message too long"]
+    server.socket.send_multipart([peer.encode(), long])
+    assert [type(message) for message in orders(client)] == [Malformed]
+    assert server.send(peer, ASSIGN)
+    assert orders(client) == [ASSIGN]
 
 
 def test_a_burst_is_taken_in_bounded_bites(address: str, context: Context) -> None:
