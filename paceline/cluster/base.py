@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from paceline.types.control import Kill, Launch, Reserve
+from paceline.types.control import Kill, Launch, Peers, Reserve
 from paceline.types.ids import NodeName
 
 
@@ -35,6 +35,10 @@ class Cluster(Protocol):
 
     def reserve(self, node: NodeName, order: Reserve) -> bool:
         """Counts more memory for a runner that lives. False: the node cannot be told now."""
+        ...
+
+    def introduce(self, node: NodeName, order: Peers) -> bool:
+        """Tells a node whose links to measure. False: the node cannot be told now."""
         ...
 
     def kill(self, node: NodeName, incarnation: str, order: Kill) -> bool:

@@ -49,6 +49,7 @@ class Actor:
             do.Order: self._order,
             do.SendLine: self._send_line,
             do.KillRunner: self._kill,
+            do.Introduce: self._introduce,
             do.OrderAgain: self._order_again,
             do.TellAgain: self._tell_again,
         }
@@ -128,6 +129,10 @@ class Actor:
         self.book.runners[action.runner] = replace(known, kill=action.why, told_at=now)
         order = Kill(runner_id=action.runner, grace_s=action.grace_s, reason=action.why)
         self._cluster.kill(action.node, action.incarnation, order)
+
+    def _introduce(self, action: do.Introduce, now: float) -> None:
+        self.book.peers_sent[action.node] = (action.peers, now)
+        self._cluster.introduce(action.node, action.peers)
 
     def _tell_again(self, action: do.TellAgain, now: float) -> None:
         runner = self.book.runners[action.runner]

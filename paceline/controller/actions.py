@@ -9,7 +9,7 @@ from typing import ClassVar
 import msgspec
 
 from paceline.lifecycle import InstanceEvent
-from paceline.types.control import Line, ToSupervisor
+from paceline.types.control import Kill, Launch, Line, Peers, Reserve
 from paceline.types.ids import Epoch, InstanceId, NodeName, RunnerId, TaskId
 from paceline.types.instance import Placement
 from paceline.types.states import TaskState
@@ -177,6 +177,14 @@ class KillRunner(OfRunner, frozen=True, kw_only=True, tag="kill"):
     why: str
 
 
+class Introduce(Action, frozen=True, kw_only=True, tag="introduce"):
+    """Tells a node whom to measure and whom to admit."""
+
+    quiet = True
+    node: NodeName
+    peers: Peers
+
+
 class OrderAgain(Action, frozen=True, kw_only=True, tag="order_again"):
     quiet = True
     task_id: TaskId
@@ -187,7 +195,7 @@ class TellAgain(Action, frozen=True, kw_only=True, tag="tell_again"):
 
     quiet = True
     runner: RunnerId
-    order: ToSupervisor
+    order: Launch | Reserve | Kill
 
 
 class Decision(msgspec.Struct, frozen=True):

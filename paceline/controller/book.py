@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import msgspec
 
 from paceline.process.backoff import Backoff
-from paceline.types.control import Line, Reserve
+from paceline.types.control import Line, Peers, Reserve
 from paceline.types.ids import Epoch, InstanceId, NodeName, RunnerId, Seat, TaskId
 from paceline.types.instance import InstanceWish, Placement, SeatPlan
 from paceline.types.states import InstanceState, TaskKind, TaskState
@@ -154,6 +154,7 @@ class Book:
         self.tasks: dict[TaskId, TaskBook] = {}
         self.nodes: dict[NodeName, str] = {}
         self.blank_patience: dict[NodeName, Patience] = {}
+        self.peers_sent: dict[NodeName, tuple[Peers, float]] = {}
         self.lines_sent: dict[RunnerId, tuple[Line, float]] = {}
         self.task_counts: Counter[str] = Counter()
         """Tasks that ended in this term, by `kind/state`."""

@@ -15,6 +15,7 @@ from paceline.controller.census import news
 from paceline.controller.ending import end
 from paceline.controller.facts import Facts
 from paceline.controller.filling import fill
+from paceline.controller.introductions import introductions
 from paceline.controller.line import keep_line
 from paceline.controller.passing import Pass
 from paceline.controller.placing import explain, place, replace
@@ -38,6 +39,7 @@ def decide(facts: Facts, book: Book, now: float, timing: Timing = DEFAULT_TIMING
         actions = tuple(_decide_instances(p))
     if not any(not action.quiet for action in actions):
         actions = (*actions, *keep_blanks(p), *unneeded(p), *kills_again(p), *orders_again(p))
+        actions = (*actions, *introductions(p))
     return Decision(actions, p.next_wake, p.names)
 
 

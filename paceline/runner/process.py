@@ -15,6 +15,7 @@ import msgspec
 import structlog
 import zmq
 
+from paceline.engine.pace import seconds_per_byte
 from paceline.engine.scheduler import Scheduler
 from paceline.lifecycle import RunnerEvent
 from paceline.process.home import Home
@@ -79,6 +80,7 @@ class Runner:
         self._rank: Rank | None = None
         self._broken = ""
         self._pulse = Pulse(clock)
+        self._seconds_per_byte: float | None = None
         self._stop = False
         self._beat_due = 0.0
 
@@ -87,6 +89,7 @@ class Runner:
 
     def run(self) -> None:
         """Until a stop task, a signal, or the parent's end."""
+        self._worker.submit(seconds_per_byte, self._keep_pace)
         while not self._stop:
             try:
                 self._turn()
@@ -97,6 +100,12 @@ class Runner:
                 self._end_line(RunnerEvent.LINE_LOST, f"internal error: {_cause(error)}")
         self._leave_line("the runner stops")
         self._beat(self._clock(), force=True)
+
+    def _keep_pace(self, seconds: float | None, error: BaseException | None) -> None:
+        if error is not None:
+            log.warning("pace_unknown", reason=_cause(error))
+        self._seconds_per_byte = seconds
+        self._hear()
 
     # --- one turn of the loop --------------------------------------------------------------------
 
@@ -303,6 +312,7 @@ class Runner:
             tasks=mailbox.statuses,
             task_counts=mailbox.counts,
             numerics_id=self._loaded.compute.stage.numerics_id if self._loaded else None,
+            seconds_per_byte=self._seconds_per_byte,
             measured_bytes=anonymous_bytes(identity.pid),
             reason=mailbox.reason or self._broken,
         )

@@ -13,6 +13,7 @@ import msgspec
 from paceline.types.facts import GatewayFacts, LinkOffer, NodeFacts, RunnerFacts
 from paceline.types.ids import Epoch, InstanceId, NodeName, RunnerId
 from paceline.types.instance import InstanceView
+from paceline.types.links import ProbeOffer
 from paceline.types.tasks import Task
 
 PROTOCOL = 1
@@ -77,6 +78,15 @@ class Kill(msgspec.Struct, frozen=True, kw_only=True, tag="kill"):
     runner_id: RunnerId
     grace_s: float
     reason: str
+
+
+class Peers(msgspec.Struct, frozen=True, kw_only=True, tag="peers"):
+    """To a supervisor: whose links it measures, and whom it lets measure. The last one holds."""
+
+    incarnation: str
+    measure: dict[NodeName, ProbeOffer]
+    admit: tuple[str, ...]
+    """CURVE keys of those who measure the way here, Z85."""
 
 
 class Assign(msgspec.Struct, frozen=True, tag="assign"):
@@ -149,7 +159,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     facts: dict[str, Any] = {}
 
 
-FromController = Launch | Reserve | Kill | Assign | Line | Routes | Answer
-ToSupervisor = Launch | Reserve | Kill
+FromController = Launch | Reserve | Kill | Peers | Assign | Line | Routes | Answer
+ToSupervisor = Launch | Reserve | Kill | Peers
 ToRunner = Assign | Line
 ToGateway = Routes | Answer

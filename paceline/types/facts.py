@@ -6,6 +6,7 @@ from __future__ import annotations
 import msgspec
 
 from paceline.types.ids import Epoch, GatewayId, InstanceId, NodeName, RunnerId, Seat
+from paceline.types.links import Link, ProbeOffer
 from paceline.types.model import Shard
 from paceline.types.states import RunnerState
 from paceline.types.tasks import TaskStatus
@@ -44,6 +45,9 @@ class NodeFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What the node offers to runners."""
     blanks: int = 0
     """How many runners without a seat it keeps ready."""
+    probe: ProbeOffer | None = None
+    links: tuple[Link, ...] = ()
+    """As measured from here."""
     processes: tuple[ProcessFacts, ...] = ()
     exits: tuple[ProcessExit, ...] = ()
     """The last ones, newest last; bounded."""
@@ -124,6 +128,8 @@ class RunnerFacts(msgspec.Struct, frozen=True, kw_only=True):
     task_counts: dict[str, int] = {}
     """How many of its tasks ended how, by `kind/state`; kinds that are none count as `unknown`."""
     numerics_id: str | None = None
+    seconds_per_byte: float | None = None
+    """What a byte of weights costs it in a step, as measured at its start."""
     measured_bytes: int | None = None
     """Anonymous memory of the process."""
     reason: str = ""

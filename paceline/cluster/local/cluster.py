@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from paceline.types.control import FromController, Kill, Launch, Reserve
+from paceline.types.control import FromController, Kill, Launch, Peers, Reserve
 from paceline.types.ids import NodeName
 
 
@@ -24,6 +24,9 @@ class LocalCluster:
         return self._send(supervisor_identity(node, order.incarnation), order)
 
     def reserve(self, node: NodeName, order: Reserve) -> bool:
+        return self._send(supervisor_identity(node, order.incarnation), order)
+
+    def introduce(self, node: NodeName, order: Peers) -> bool:
         return self._send(supervisor_identity(node, order.incarnation), order)
 
     def kill(self, node: NodeName, incarnation: str, order: Kill) -> bool:

@@ -28,7 +28,9 @@ from paceline.process.logs import configure, get_logger
 from paceline.process.runtime import ipc_address
 from paceline.process.spawn import Child
 from paceline.transport.control import ControlClient
-from paceline.types.control import Kill, Launch, NodeBeat, Reserve, ToSupervisor
+from paceline.transport.keys import KeyPair
+from paceline.transport.probe import Echo, Sounder
+from paceline.types.control import Kill, Launch, NodeBeat, Peers, Reserve, ToSupervisor
 from paceline.types.facts import NodeFacts
 from paceline.types.ids import NodeName, RunnerId
 from paceline.types.timing import DEFAULT_TIMING, Timing, read_timing
@@ -76,7 +78,11 @@ class Supervisor:
             Launch: self._roster.launch,
             Reserve: self._roster.reserve,
             Kill: self._roster.kill,
+            Peers: self._meet,
         }
+        keys = KeyPair.fresh()
+        self._echo = Echo.open(keys, directory=settings.runtime)
+        self._sounder = Sounder(settings.node, keys)
         self._stopping = ""
 
     def stop(self, reason: str) -> None:
@@ -84,14 +90,14 @@ class Supervisor:
         self._stopping = reason
 
     def run(self) -> None:
-        poller = zmq.Poller()
-        poller.register(self._control.socket, zmq.POLLIN)
         next_beat = 0.0
         changed = True
         leave_at: float | None = None
         while leave_at is None or (self._roster.processes and self._clock() < leave_at):
-            poller.poll(round(TICK_S * 1000))
+            self._wait()
             self._obey()
+            self._echo.answer()
+            self._sounder.tick(self._clock())
             if self._stopping and leave_at is None:
                 self._roster.close(STOP_GRACE_S, self._stopping)
                 leave_at = self._clock() + STOP_WITHIN_S
@@ -99,6 +105,19 @@ class Supervisor:
             if changed or self._clock() >= next_beat:
                 changed = not self._control.send(NodeBeat(self._facts())) and changed
                 next_beat = self._clock() + self._settings.timing.beat_s
+        self._echo.close()
+        self._sounder.close()
+
+    def _wait(self) -> None:
+        poller = zmq.Poller()
+        for end in (self._control.socket, self._echo.socket, *self._sounder.sockets):
+            poller.register(end, zmq.POLLIN)
+        poller.poll(round(TICK_S * 1000))
+
+    def _meet(self, order: Peers) -> None:
+        if order.incarnation == self._settings.incarnation:
+            self._echo.admit(order.admit)
+            self._sounder.meet(order.measure)
 
     def _obey(self) -> None:
         for order in self._control.receive():
@@ -119,6 +138,8 @@ class Supervisor:
             cpus=settings.threads,
             memory_bytes=settings.memory_bytes,
             blanks=settings.blanks,
+            probe=self._echo.offer,
+            links=self._sounder.links,
             processes=self._roster.processes,
             exits=self._roster.exits,
         )

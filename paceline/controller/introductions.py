@@ -1,0 +1,47 @@
+"""Who measures the way to whom: a ring, so that a large cluster is no more talkative per node."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from paceline.controller.actions import Action, Introduce
+from paceline.controller.nodes import NodeState
+from paceline.controller.passing import Pass
+from paceline.types.control import Peers
+from paceline.types.ids import NodeName
+from paceline.types.links import ProbeOffer
+
+MAX_MEASURED = 32
+"""Peers that a node measures, and that measure it."""
+
+REPEAT_S = 10.0
+
+
+def introductions(p: Pass) -> Iterator[Action]:
+    offers = {
+        name: seen.facts.probe
+        for name, seen in p.facts.nodes.items()
+        if seen.facts.probe is not None and p.nodes[name] is not NodeState.LOST
+    }
+    if len(offers) < 2:
+        return
+    ring = sorted(offers)
+    for place, name in enumerate(ring):
+        peers = _peers(p, offers, ring, place)
+        last = p.book.peers_sent.get(name)
+        if last is None or last[0] != peers or p.now - last[1] >= REPEAT_S:
+            sentence = f"{name} measures its links to {', '.join(peers.measure)}"
+            yield Introduce(sentence=sentence, node=name, peers=peers)
+
+
+def _peers(p: Pass, offers: dict[NodeName, ProbeOffer], ring: list[NodeName], place: int) -> Peers:
+    """It measures those that follow it in the ring, and is measured by those before it."""
+    size = len(ring)
+    reach = min(MAX_MEASURED, size - 1)
+    after = [ring[(place + step) % size] for step in range(1, reach + 1)]
+    before = [ring[(place - step) % size] for step in range(1, reach + 1)]
+    return Peers(
+        incarnation=p.facts.nodes[ring[place]].facts.incarnation,
+        measure={name: offers[name] for name in after},
+        admit=tuple(sorted(offers[name].public_key for name in before)),
+    )
