@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 from paceline.controller.book import Book, InstanceBook
 from paceline.controller.facts import Facts
 from paceline.controller.ledger import Ledger
 from paceline.controller.nodes import NodeState, node_state
 from paceline.types.ids import Epoch, NodeName, RunnerId, TaskId
+from paceline.types.links import Link
 from paceline.types.timing import Timing
 
 
@@ -25,6 +28,22 @@ class Pass:
         self.nodes: dict[NodeName, NodeState] = {
             name: node_state(facts, book, name, now, timing) for name in facts.nodes
         }
+
+    @cached_property
+    def links(self) -> tuple[Link, ...]:
+        """What ready nodes have measured of the ways to each other."""
+        return tuple(
+            link
+            for name, seen in self.facts.nodes.items()
+            if self.is_ready(name)
+            for link in seen.facts.links
+            if self.is_ready(link.b)
+        )
+
+    @cached_property
+    def bad_edges(self) -> frozenset[frozenset[NodeName]]:
+        """Ways between two reachable nodes that do not work."""
+        return frozenset(frozenset((link.a, link.b)) for link in self.links if link.bad)
 
     @property
     def is_settling(self) -> bool:

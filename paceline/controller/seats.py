@@ -62,9 +62,30 @@ def look(p: Pass, inst: InstanceBook) -> list[SeatSeen]:
 
 
 def why_not_here(p: Pass, inst: InstanceBook, seen: list[SeatSeen]) -> list[str]:
-    """Sentences about the seats that cannot be filled where they are; empty if all can."""
+    """Sentences about the seats that cannot be filled, or joined, where they are; empty if all
+    can."""
     missing = [each for each in seen if each.stage is Stage.MISSING]
-    return [sentence for each in missing if (sentence := _obstacle(p, inst, each.seat))]
+    empty = [sentence for each in missing if (sentence := _obstacle(p, inst, each.seat))]
+    return empty or _dead_links(p, inst)
+
+
+RECONNECT_FIRST = 2
+"""Failures of a line in a row, from which on a dead link in it is not waited for."""
+
+
+def _dead_links(p: Pass, inst: InstanceBook) -> list[str]:
+    """Ways of the line that do not work, though both their ends are there."""
+    if inst.epoch is not None or inst.patience.backoff.ends < RECONNECT_FIRST or not p.bad_edges:
+        return []
+    nodes = [seat.plan.node for seat in inst.seats]
+    ring = dict.fromkeys(
+        frozenset(pair) for pair in zip(nodes, [*nodes[1:], nodes[0]], strict=True)
+    )
+    return [
+        f"the link between {' and '.join(sorted(edge))} does not work"
+        for edge in ring
+        if edge in p.bad_edges
+    ]
 
 
 def why_unfilled(p: Pass, seat: SeatSeen) -> str:
