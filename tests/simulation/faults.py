@@ -11,9 +11,11 @@ from typing import TypeVar
 from msgspec.structs import replace
 
 from paceline.lifecycle import RunnerEvent
-from paceline.types.control import Assign
+from paceline.types.control import Ask, Assign
 from paceline.types.ids import Epoch, Seat, TaskId
+from paceline.types.states import TaskKind
 from paceline.types.tasks import Connect, Drain, Fetch, Stop, Task, WarmUp
+from tests.simulation.invariants import BY_HAND
 from tests.simulation.node import SimNode
 from tests.simulation.runner import Cause, SimRunner
 from tests.simulation.world import CONTROL, GATEWAY, World
@@ -153,6 +155,15 @@ def hang_runner(world: World, random: Random) -> Undo | None:
     return _to_runner(world, random, lambda runner: setattr(runner, "hung", True))
 
 
+def stick_runner(world: World, random: Random) -> Undo | None:
+    """It beats, and what it computes does not go on."""
+    runner = _any(random, _pumping(world))
+    if runner is None or not runner.stick():
+        return None
+    world.note("{} is stuck in state {}", runner.name, runner.state)
+    return STAYS
+
+
 def outlast_kills(world: World, random: Random) -> Undo | None:
     """Its end takes the kernel a while, and its memory is in use until then."""
     return _to_runner(world, random, lambda runner: setattr(runner, "stubborn_s", 6.0))
@@ -179,7 +190,7 @@ def send_stale_task(world: World, random: Random) -> Undo | None:
 
 
 def _task(world: World, random: Random, runner: SimRunner, epoch: Epoch) -> Task:
-    name = TaskId(f"stale-{next(world.numbers)}")
+    name = TaskId(f"{BY_HAND}{next(world.numbers)}")
     if runner.seat_task is not None and random.random() < 0.3:
         return replace(runner.seat_task, task_id=name, epoch=epoch)
     seat = Seat(runner.seat_task.seat.instance if runner.seat_task else "i-0", 0)
@@ -195,6 +206,24 @@ def _task(world: World, random: Random, runner: SimRunner, epoch: Epoch) -> Task
             Stop(task_id=name, epoch=epoch, deadline_s=5.0),
         )
     )
+
+
+def hand_over_task(world: World, random: Random) -> Undo | None:
+    """A person gives a task to a runner: of an older epoch, the present one, or one to come."""
+    runner = _any(random, list(world.controller.book.runners))
+    if runner is None or not world.answers:
+        return None
+    number = next(world.numbers)
+    body: dict[str, object] = {
+        "runner": runner,
+        "kind": random.choice((*TaskKind, "dance")),
+        "task_id": f"{BY_HAND}{number}",
+        "deadline_s": 5.0,
+    }
+    if random.random() < 0.4:
+        body["epoch"] = random.choice(("0.1", "1.1", "1.900", "7.1"))
+    world.controller.take("person", Ask(number=number, verb="tasks.create", body=body))
+    return STAYS
 
 
 def fail_tasks(world: World, random: Random) -> Undo:
@@ -392,6 +421,8 @@ FAULTS: dict[str, Fault] = {
         cut_link,
         crash_runner,
         hang_runner,
+        stick_runner,
+        hand_over_task,
         outlast_kills,
         damage_frame,
         fail_engine,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, cast
 
 from paceline.gateway.driver import Driver, LiveStream
@@ -88,9 +87,6 @@ class SimLinks(Links):
 
     def _hang_up(self, key: Any) -> None:
         self._drivers.pop(key).link.close()
-
-    def silences(self) -> Collection[tuple[Route, float]]:
-        return [(driver.route, driver.link.silence) for driver in self._drivers.values()]
 
 
 class Client:
@@ -182,12 +178,14 @@ class SimGateway:
             self.host.after(LOOK_S, self._look)
 
     def _beat(self) -> None:
+        self.drivers.look()
         facts = GatewayFacts(
             gateway_id=self.name,
             pid=1,
             url="u",
             public_key=self.identity,
             streams=self.drivers.streams,
+            links=self.drivers.links,
         )
         self.world.network.send(self.host.name, self.identity, "controller", GatewayBeat(facts))
         self.host.after(BEAT_S, self._beat)

@@ -3,16 +3,17 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from paceline.controller import actions as do
-from paceline.controller.book import RunnerBook, TaskBook
+from paceline.controller.book import Book, RunnerBook, TaskBook
 from paceline.controller.nodes import NodeState
 from paceline.types.control import Event, Routes
 from paceline.types.ids import InstanceId, RunnerId, TaskId
 from paceline.types.states import RunnerState, TaskKind
+from paceline.types.tasks import Load
 
 if TYPE_CHECKING:
     from tests.simulation.controllers import SimController
@@ -25,6 +26,9 @@ Tell = Callable[..., None]
 
 CLEARED_WITHIN_S = 30.0
 """After a node can be reached again, nothing stray is on it."""
+
+BY_HAND = "hand-"
+"""What the names of tasks begin with that no controller decided on."""
 
 WINDOW_S = 10.0
 MOST_PER_SEAT = 7
@@ -51,6 +55,7 @@ class Invariant:
     def started(self, runner: SimRunner) -> None: ...
     def ended(self, runner: SimRunner, cause: Cause) -> None: ...
     def delivered(self, runner: SimRunner, task: Any) -> None: ...
+    def began(self, runner: SimRunner, task: Any) -> None: ...
     def ordered(self, node: SimNode, order: Any) -> None: ...
     def routed(self, gateway: SimGateway, routes: Routes) -> None: ...
     def read(self, client: Client) -> None: ...
@@ -187,9 +192,10 @@ class _Runners(dict[RunnerId, RunnerBook]):
         super().__init__()
         self._gone = gone
 
-    def __delitem__(self, name: RunnerId) -> None:
-        self._gone(self[name])
-        super().__delitem__(name)
+    def pop(self, name: RunnerId, *default: Any) -> Any:
+        if name in self:
+            self._gone(self[name])
+        return super().pop(name, *default)
 
 
 class MemoryIsNeverOversold(Invariant):
@@ -200,7 +206,20 @@ class MemoryIsNeverOversold(Invariant):
         book.runners = _Runners(lambda runner: self._struck_out(controller, runner))
 
     def started(self, runner: SimRunner) -> None:
-        node = runner.node
+        self._check(runner.node)
+
+    def ordered(self, node: SimNode, order: Any) -> None:
+        self._check(node)
+
+    def began(self, runner: SimRunner, task: Any) -> None:
+        """A shard is loaded only where the node counts all that it takes."""
+        if isinstance(task, Load) and not task.task_id.startswith(BY_HAND):
+            counted = {each.runner_id: each.memory_bytes for each in runner.node.roster.processes}
+            there = counted.get(runner.name, 0)
+            why = f"{runner.name} loads {task.memory_bytes} bytes, {there} are reserved"
+            self.demand(task.memory_bytes <= there, why)
+
+    def _check(self, node: SimNode) -> None:
         reserved, offered = node.roster.reserved_bytes, node.memory_bytes
         self.demand(reserved <= offered, f"{node.name} holds {reserved} of {offered} bytes")
 
@@ -265,21 +284,29 @@ class NothingOutlivesItsOwner(Invariant):
 
 
 def strays(controller: SimController) -> list[RunnerId]:
-    """Who sits on no seat and holds nothing that its instance may still want."""
-    instances = controller.controller.book.instances
-    seated = {seat.runner for inst in instances.values() for seat in inst.seats}
-    open_ = {
-        inst.id
-        for inst in instances.values()
-        if not inst.wish.deleted
-        and (not inst.seats or any(seat.runner is None for seat in inst.seats))
-    }
-    return [
-        runner.name
-        for runner in controller.world.runners()
-        if runner.name not in seated
-        and (runner.seat_task is None or runner.seat_task.seat.instance not in open_)
-    ]
+    """Who sits on no seat, stands ready as no blank runner, and holds nothing that its instance
+    may still want."""
+    book = controller.controller.book
+    seated = {seat.runner for inst in book.instances.values() for seat in inst.seats}
+    found, blanks = [], Counter[str]()
+    for runner in controller.world.runners():
+        if runner.name in seated or _is_wanted_by(book, runner):
+            continue
+        known = book.runners.get(runner.name)
+        if known is not None and known.is_blank and runner.state is RunnerState.IDLE:
+            blanks[runner.node.name] += 1
+            if blanks[runner.node.name] <= runner.node.blanks:
+                continue
+        found.append(runner.name)
+    return found
+
+
+def _is_wanted_by(book: Book, runner: SimRunner) -> bool:
+    """By an instance that has a seat to give."""
+    inst = book.instances.get(runner.seat_task.seat.instance) if runner.seat_task else None
+    if inst is None or inst.wish.deleted or not runner.pumps:
+        return False
+    return not inst.seats or any(seat.runner is None for seat in inst.seats)
 
 
 class EveryDecisionIsASentence(Invariant):
@@ -346,6 +373,7 @@ class Watch:
     started: Tell
     ended: Tell
     delivered: Tell
+    began: Tell
     ordered: Tell
     routed: Tell
     read: Tell

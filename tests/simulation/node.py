@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 from paceline.cluster.local.cluster import supervisor_identity
 from paceline.cluster.local.roster import Roster
 from paceline.process.spawn import Child
-from paceline.types.control import Kill, Launch, NodeBeat
+from paceline.types.control import Kill, Launch, NodeBeat, Reserve
 from paceline.types.facts import NodeFacts
 from paceline.types.ids import RunnerId
 from tests.simulation.host import Host
@@ -22,10 +22,11 @@ BEAT_S = 0.5
 
 
 class SimNode:
-    def __init__(self, world: World, name: str, memory_bytes: int) -> None:
+    def __init__(self, world: World, name: str, memory_bytes: int, blanks: int) -> None:
         self.world = world
         self.name = name
         self.memory_bytes = memory_bytes
+        self.blanks = blanks
         self.host = Host(world.clock, name)
         self.runners: dict[RunnerId, SimRunner] = {}
         """Processes that live, by name."""
@@ -52,7 +53,11 @@ class SimNode:
         self.incarnation = f"{self.name}.{self._boots}"
         self.host.boot()
         self.roster = Roster(self.incarnation, self.memory_bytes, self._start)
-        self._orders: dict[type, Any] = {Launch: self.roster.launch, Kill: self.roster.kill}
+        self._orders: dict[type, Any] = {
+            Launch: self.roster.launch,
+            Reserve: self.roster.reserve,
+            Kill: self.roster.kill,
+        }
         self._end = self.world.network.join(self.identity, self.host, self._take)
         self._beat_due, self._look_at = 0.0, math.inf
         self.look_soon()
@@ -110,6 +115,7 @@ class SimNode:
             host=self.name,
             cpus=2,
             memory_bytes=self.memory_bytes,
+            blanks=self.blanks,
             processes=self.roster.processes,
             exits=self.roster.exits,
         )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from paceline.lifecycle import RunnerEvent
 from paceline.process.exits import ChildExit, exit_sentence
 from paceline.runner.mailbox import Mailbox
+from paceline.runner.pulse import Pulse
 from paceline.types.control import Assign, Line, RunnerBeat
 from paceline.types.facts import RunnerFacts
 from paceline.types.ids import Epoch, RunnerId
@@ -49,6 +50,7 @@ class SimRunner:
         self.stubborn_s = 0.0
         """How long the kernel takes to end it."""
         self.mailbox: Mailbox | None = None
+        self.pulse = Pulse(world.clock)
         self.seat_task: Load | None = None
         self.rank: SimRank | None = None
         self.exit: ChildExit | None = None
@@ -74,6 +76,17 @@ class SimRunner:
     def works(self) -> bool:
         """It computes."""
         return self.pumps and not self.stuck
+
+    def stick(self) -> bool:
+        """What it computes now never ends, and keeps the compute thread for ever. False if it
+        computes nothing."""
+        loads = self.state in (RunnerState.FETCHING, RunnerState.LOADING)
+        if not self.works or not (loads or self.rank is not None):
+            return False
+        self.stuck = True
+        if not loads:
+            self.pulse.begin("step")
+        return True
 
     @property
     def state(self) -> RunnerState | None:
@@ -203,6 +216,7 @@ class SimRunner:
     def _begin(self, task: Task) -> None:
         assert self.mailbox is not None
         self.world.note("{} begins {}", self.name, task.task_id)
+        self.world.watch.began(self, task)
         match task:
             case Fetch():
                 self._work(task, RunnerEvent.FETCH_DONE, 0.1, 0.6)
@@ -223,16 +237,21 @@ class SimRunner:
     def _work(self, task: Fetch | Load, done: RunnerEvent, least_s: float, most_s: float) -> None:
         """In the compute thread: some progress, and then the end."""
         seconds = self.world.random.uniform(least_s, most_s)
+        if isinstance(task, Load) and not self.stuck:
+            self.pulse.begin("load")
         self.host.after(seconds / PROGRESS_STEPS, self._progress, task, done, seconds, 1)
 
     def _progress(self, task: Fetch | Load, done: RunnerEvent, seconds: float, step: int) -> None:
         mailbox, now = self.mailbox, self.world.clock.now
         if mailbox is None or not self.works or not mailbox.is_in_hand(task.task_id):
             return
+        self.pulse.tick()
         if step < PROGRESS_STEPS:
             mailbox.progress(task.task_id, step / PROGRESS_STEPS)
             self.host.after(seconds / PROGRESS_STEPS, self._progress, task, done, seconds, step + 1)
-        elif self.world.random.random() < self.world.task_failures:
+            return
+        self.pulse.end()
+        if self.world.random.random() < self.world.task_failures:
             mailbox.fail(task.task_id, "the disk said no", now)
         else:
             if isinstance(task, Load):
@@ -297,7 +316,9 @@ class SimRunner:
             offer=rank.offer if rank else None,
             line=rank.health if rank else None,
             load=driver.load if driver else None,
+            work=self.pulse.look(),
             tasks=mailbox.statuses,
+            task_counts=mailbox.counts,
             numerics_id="n" if seat else None,
             reason=mailbox.reason or self._broken,
         )

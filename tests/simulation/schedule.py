@@ -45,6 +45,7 @@ class Schedule:
             seed=random.getrandbits(32),
             nodes=len(sizes),
             memory_gib=sizes,
+            blanks=random.choice((0, 1, 1)),
             pace_s=random.choice((0.05, 0.15, 0.2, 0.2)),
         )
         self.faults = Faults(self.world, random)

@@ -46,11 +46,12 @@ class World:
         seed: int = 0,
         nodes: int = 2,
         memory_gib: float | tuple[float, ...] = 2.0,
+        blanks: int = 0,
         pace_s: float = 0.1,
         models: Any = None,
         timing: Timing = DEFAULT_TIMING,
     ) -> None:
-        """`memory_gib` of all nodes, or of each."""
+        """`memory_gib` of all nodes, or of each; `blanks`: how many runners each keeps ready."""
         self.random = Random(seed)
         self.clock = Clock()
         self.timing = timing
@@ -69,7 +70,7 @@ class World:
         self.disk = Disk()
         sizes = memory_gib if isinstance(memory_gib, tuple) else (memory_gib,) * nodes
         self.nodes = {
-            name: SimNode(self, name, int(size * GIB))
+            name: SimNode(self, name, int(size * GIB), blanks)
             for name, size in zip((f"node-{n}" for n in range(1, nodes + 1)), sizes, strict=True)
         }
         self.gateway = SimGateway(self, GATEWAY)
@@ -120,6 +121,11 @@ class World:
         """As the gateway knows them."""
         return self.gateway.routes
 
+    @property
+    def answers(self) -> bool:
+        """Whether there is a controller to talk to."""
+        return self._newest.alive and self.control_host.runs
+
     # --- what users do ---------------------------------------------------------------------------
 
     def want(self, model: str = "smol", **options: Any) -> str | None:
@@ -134,7 +140,7 @@ class World:
 
     def _tell(self, wish: InstanceWish) -> bool:
         """As `paceline.controller.api` does: on disk first, then in the book."""
-        if not self._newest.alive or not self.control_host.runs:
+        if not self.answers:
             return False
         try:
             self.store.put(wish)
