@@ -100,6 +100,9 @@ class SimController:
         for sender, message in waiting:
             self.controller.take(sender, message)
         next_wake = self.controller.step()
+        if self.controller.deposed:
+            self.world.stop_controller(self)
+            return
         self.world.watch.turned(self)
         longest = now + self.world.timing.longest_wait_s
         self._wake(max(now + self._pace_s, min(next_wake, longest)))

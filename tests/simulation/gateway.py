@@ -138,6 +138,7 @@ class SimGateway:
         self.drivers._links = SimLinks(self._dial, SETTINGS, METRICS, world.clock, self._look_soon)
         world.network.join(self.identity, self.host, self._take)
         self._look_planned = False
+        self._beats = 0
         self._beat()
 
     def open_stream(self, model: str, tokens: int) -> Client:
@@ -186,6 +187,9 @@ class SimGateway:
             public_key=self.identity,
             streams=self.drivers.streams,
             links=self.drivers.links,
+            term=self.drivers.table.term,
         )
-        self.world.network.send(self.host.name, self.identity, "controller", GatewayBeat(facts))
+        self._beats += 1
+        beat = GatewayBeat(facts, number=self._beats)
+        self.world.network.send(self.host.name, self.identity, "controller", beat)
         self.host.after(BEAT_S, self._beat)

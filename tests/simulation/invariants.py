@@ -152,7 +152,12 @@ class AnOlderEpochChangesNothing(Invariant):
         self.demand(newest is not None and newest >= known, f"{runner.name} went back to {newest}")
 
     def ordered(self, node: SimNode, order: Any) -> None:
+        before, known = self._roster(node), node.roster.term
         node.obey(order)
+        if order.term < known:
+            why = f"{order} changed {node.name}, which heeds term {known}"
+            self.demand(self._roster(node) == before, why)
+        self.demand(node.roster.term >= known, f"{node.name} went back to {node.roster.term}")
 
     def routed(self, gateway: SimGateway, routes: Routes) -> None:
         before = gateway.routes
@@ -160,6 +165,10 @@ class AnOlderEpochChangesNothing(Invariant):
         if before is not None and routes.term < before.term:
             why = f"routes of term {routes.term} changed a gateway of term {before.term}"
             self.demand(gateway.routes is before, why)
+
+    def _roster(self, node: SimNode) -> tuple[object, ...]:
+        ending = [runner.name for runner in node.runners.values() if runner.is_ending]
+        return (node.roster.processes, node.roster.exits, node.roster.term, ending)
 
     def _standing(self, runner: SimRunner) -> tuple[object, ...]:
         return (runner.state, runner.epoch, runner.seat_task, runner.rank, runner.alive)

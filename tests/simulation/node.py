@@ -59,7 +59,7 @@ class SimNode:
             Kill: self.roster.kill,
         }
         self._end = self.world.network.join(self.identity, self.host, self._take)
-        self._beat_due, self._look_at = 0.0, math.inf
+        self._beat_due, self._look_at, self._beats = 0.0, math.inf, 0
         self.look_soon()
 
     def crash(self) -> None:
@@ -102,7 +102,8 @@ class SimNode:
         now = self.world.clock.now
         if changed or now >= self._beat_due:
             self._beat_due = now + BEAT_S * self.host.slowness
-            beat = NodeBeat(self.facts())
+            self._beats += 1
+            beat = NodeBeat(self.facts(), number=self._beats)
             self.world.network.send(self.name, self.identity, "controller", beat)
         self._wake(self._beat_due)
 
@@ -118,4 +119,5 @@ class SimNode:
             blanks=self.blanks,
             processes=self.roster.processes,
             exits=self.roster.exits,
+            term=self.roster.term,
         )

@@ -58,6 +58,7 @@ class SimRunner:
         self._asked = ""
         self._broken = ""
         self._leaving = False
+        self._beats = 0
         self._beat_due = self._turn_at = math.inf
         self.host.after(world.random.uniform(0.2, 1.5), self._start)
 
@@ -66,6 +67,11 @@ class SimRunner:
     @property
     def alive(self) -> bool:
         return self.exit is None
+
+    @property
+    def is_ending(self) -> bool:
+        """Its parent was told to end it."""
+        return bool(self._asked)
 
     @property
     def pumps(self) -> bool:
@@ -292,7 +298,8 @@ class SimRunner:
 
     def _beat(self, now: float) -> None:
         self._beat_due = now + BEAT_S * self.host.slowness
-        beat = RunnerBeat(self.facts(now))
+        self._beats += 1
+        beat = RunnerBeat(self.facts(now), number=self._beats)
         self.world.network.send(self.host.name, self.identity, "controller", beat)
 
     def facts(self, now: float) -> RunnerFacts:

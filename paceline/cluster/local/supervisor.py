@@ -78,6 +78,7 @@ class Supervisor:
             Kill: self._roster.kill,
         }
         self._stopping = ""
+        self._beats = 0
 
     def stop(self, reason: str) -> None:
         """Asks the node to end; may be called from a signal handler and from any thread."""
@@ -97,7 +98,9 @@ class Supervisor:
                 leave_at = self._clock() + STOP_WITHIN_S
             changed = self._roster.tick() or changed
             if changed or self._clock() >= next_beat:
-                changed = not self._control.send(NodeBeat(self._facts())) and changed
+                self._beats += 1
+                beat = NodeBeat(self._facts(), number=self._beats)
+                changed = not self._control.send(beat) and changed
                 next_beat = self._clock() + self._settings.timing.beat_s
 
     def _obey(self) -> None:
@@ -121,6 +124,7 @@ class Supervisor:
             blanks=settings.blanks,
             processes=self._roster.processes,
             exits=self._roster.exits,
+            term=self._roster.term,
         )
 
     def _start(self, runner_id: RunnerId) -> Child:
