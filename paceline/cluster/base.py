@@ -9,6 +9,7 @@ conformance suite checks it):
 
 - A launch of a name that lives, that has ended, or that belongs to another incarnation of the
   node, starts nothing. A name is never used twice.
+- An order of an older term than one that was heeded changes nothing.
 - A launch beyond the node's memory starts nothing and shows as an exit with the reason.
 - What is reserved for a process is only ever raised, and never beyond the node's memory.
 - A kill of what is not there changes nothing. After `grace_s` the process is gone, whatever it

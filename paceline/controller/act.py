@@ -87,13 +87,16 @@ class Actor:
             runner_id=action.runner,
             incarnation=action.incarnation,
             memory_bytes=action.memory_bytes,
+            term=self.book.term,
         )
         self._cluster.launch(action.node, order)
 
     def _take(self, action: do.Take, now: float) -> None:
         known = self.book.runners.get(action.runner)
         self._seat_runner(action, now, in_inventory=known is None or known.in_inventory)
-        self._cluster.reserve(action.node, reservation(self.book.runners[action.runner]))
+        self._cluster.reserve(
+            action.node, reservation(self.book.runners[action.runner], self.book.term)
+        )
 
     def _seat_runner(
         self, action: do.LaunchRunner | do.Take, now: float, *, in_inventory: bool
@@ -127,7 +130,12 @@ class Actor:
             enter_runner(self.book, action, now, seat=None, in_inventory=True)
         known = self.book.runners[action.runner]
         self.book.runners[action.runner] = replace(known, kill=action.why, told_at=now)
-        order = Kill(runner_id=action.runner, grace_s=action.grace_s, reason=action.why)
+        order = Kill(
+            runner_id=action.runner,
+            grace_s=action.grace_s,
+            reason=action.why,
+            term=self.book.term,
+        )
         self._cluster.kill(action.node, action.incarnation, order)
 
     def _introduce(self, action: do.Introduce, now: float) -> None:

@@ -110,10 +110,13 @@ class RunnerBook(msgspec.Struct, frozen=True, kw_only=True):
         return self.seat is None and not self.kill
 
 
-def reservation(runner: RunnerBook) -> Reserve:
+def reservation(runner: RunnerBook, term: int) -> Reserve:
     """The order to count for a runner what its seat takes."""
     return Reserve(
-        runner_id=runner.id, incarnation=runner.incarnation, memory_bytes=runner.memory_bytes
+        runner_id=runner.id,
+        incarnation=runner.incarnation,
+        memory_bytes=runner.memory_bytes,
+        term=term,
     )
 
 

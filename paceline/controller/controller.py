@@ -62,6 +62,10 @@ class Controller:
         self._answers: OrderedDict[tuple[str, int], Answer] = OrderedDict()
         self._routes: Routes | None = None
         self._routes_at = 0.0
+        self._has_spoken = False
+        """Someone may have been told our term: to meet it is no surprise."""
+        self.deposed = ""
+        """Why this controller has no say any more; it is to end."""
 
     def facts(self) -> Facts:
         wanted = (inst.wish.model for inst in self.book.instances.values())
@@ -85,8 +89,10 @@ class Controller:
     def step(self) -> float:
         """Decides and acts until there is no more to do now. Returns when to look again."""
         now = self._clock()
-        self._rise_above(newest_term(self.facts()))
+        self._mind_newer_terms(newest_term(self.facts()))
         next_wake = now
+        if self.deposed:
+            return now
         for _ in range(MAX_ROUNDS):
             decision = decide(self.facts(), self.book, now, self._timing)
             self.book.names = max(self.book.names, decision.names)
@@ -101,14 +107,19 @@ class Controller:
         self._publish(now)
         return next_wake
 
-    def _rise_above(self, seen: int) -> None:
-        """Whoever lives by a term that we did not take in the store (it was lost, or could not be
-        written) would refuse us: take one beyond it. A term in use by ourselves is no such case."""
-        ordered = self.book.names > 0
-        if seen < self.book.term or (seen == self.book.term and ordered):
+    def _mind_newer_terms(self, seen: int) -> None:
+        """Who heeds a newer controller, one that took its term in our store, is not ours any more.
+        Who lives by a term that nobody took there (it was lost, or could not be written) would
+        refuse us: take one beyond it. A term in use by ourselves is no such case."""
+        spoken = self._has_spoken or self.book.names > 0
+        if seen < self.book.term or (seen == self.book.term and spoken):
+            return
+        if spoken and _last_term(self._store) > self.book.term:
+            self.deposed = f"a newer controller is in office: term {seen} is heeded"
+            self.events.add("deposed", f"{self.deposed}; this one, of term {self.book.term}, ends")
             return
         self.book.term = take_term(self._store, self.book.cluster_id, least=seen + 1)
-        sentence = f"runners live by term {seen}: this controller takes term {self.book.term}"
+        sentence = f"term {seen} is heeded already: this controller takes term {self.book.term}"
         self.events.add("term", sentence)
 
     def _act(self, action: Action, now: float) -> None:
@@ -137,6 +148,7 @@ class Controller:
         self._routes, self._routes_at = news, now
         for name, seen in facts.gateways.items():
             if facts.silence_s(seen.heard_at, now) < self._timing.lost_s:
+                self._has_spoken = True
                 self._post(f"gateway:{name}", news)
 
 
@@ -160,9 +172,20 @@ def take_term(store: Store, cluster_id: str, least: int = 0) -> int:
 
 
 def newest_term(facts: Facts) -> int:
-    """Of all that live; 0 where nobody has been given an epoch."""
+    """That anyone heeds; 0 where nobody was told of one."""
     epochs = (seen.facts.epoch for seen in facts.runners.values())
-    return max((epoch.term for epoch in epochs if epoch is not None), default=0)
+    terms = [epoch.term for epoch in epochs if epoch is not None]
+    terms += [node.facts.term for node in facts.nodes.values()]
+    terms += [gateway.facts.term for gateway in facts.gateways.values()]
+    return max(terms, default=0)
+
+
+def _last_term(store: Store) -> int:
+    """As far as it can be read."""
+    try:
+        return store.term()
+    except Unavailable:
+        return 0
 
 
 def _facts_of(action: Action) -> dict[str, Any]:

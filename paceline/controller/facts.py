@@ -29,17 +29,20 @@ class NodeSeen(msgspec.Struct, frozen=True, kw_only=True):
     heard_at: float
     steady_since: float
     """Since when it has not fallen silent for longer than a suspect may."""
+    number: int = 0
 
 
 class RunnerSeen(msgspec.Struct, frozen=True, kw_only=True):
     facts: RunnerFacts
     heard_at: float
     first_at: float
+    number: int = 0
 
 
 class GatewaySeen(msgspec.Struct, frozen=True, kw_only=True):
     facts: GatewayFacts
     heard_at: float
+    number: int = 0
 
 
 class ModelSeen(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,18 +95,17 @@ class Observer:
         return gap
 
     def take(self, beat: NodeBeat | RunnerBeat | GatewayBeat, now: float) -> bool:
-        """False where the beat is not of this cluster, is of an incarnation that a later one has
-        followed, or too many speak."""
+        """False where the beat is not of this cluster, is overtaken (by a later one, or by a later
+        incarnation), or too many speak."""
         match beat:
             case NodeBeat(facts=node):
-                return self._is_ours(node.cluster_id) and self._take_node(node, now)
+                return self._is_ours(node.cluster_id) and self._take_node(node, beat.number, now)
             case RunnerBeat(facts=runner):
-                return self._is_ours(runner.cluster_id) and self._take_runner(runner, now)
+                return self._is_ours(runner.cluster_id) and self._take_runner(
+                    runner, beat.number, now
+                )
             case GatewayBeat(facts=gateway):
-                if not _has_room(self._gateways, gateway.gateway_id):
-                    return False
-                self._gateways[gateway.gateway_id] = GatewaySeen(facts=gateway, heard_at=now)
-                return True
+                return self._take_gateway(gateway, beat.number, now)
 
     def facts(
         self, models: Mapping[str, ModelSeen], now: float, keep: Collection[RunnerId] = ()
@@ -130,7 +132,7 @@ class Observer:
         self.strangers += not ours
         return ours
 
-    def _take_node(self, node: NodeFacts, now: float) -> bool:
+    def _take_node(self, node: NodeFacts, number: int, now: float) -> bool:
         if node.incarnation in self._superseded:
             return False
         before = self._nodes.get(node.name)
@@ -138,25 +140,43 @@ class Observer:
         if before is not None:
             if before.facts.incarnation != node.incarnation:
                 self._superseded.append(before.facts.incarnation)
+            elif _is_overtaken(number, before):
+                return False
             silence = now - max(before.heard_at, self._awake_since)
             was_steady = silence <= self._timing.suspect_s
             steady_since = before.steady_since if was_steady else now
         elif not _has_room(self._nodes, node.name):
             return False
-        self._nodes[node.name] = NodeSeen(facts=node, heard_at=now, steady_since=steady_since)
+        self._nodes[node.name] = NodeSeen(
+            facts=node, heard_at=now, steady_since=steady_since, number=number
+        )
         return True
 
-    def _take_runner(self, runner: RunnerFacts, now: float) -> bool:
+    def _take_runner(self, runner: RunnerFacts, number: int, now: float) -> bool:
         before = self._runners.get(runner.runner_id)
-        if before is None and not _has_room(self._runners, runner.runner_id):
+        if _is_overtaken(number, before) or not _has_room(self._runners, runner.runner_id):
             return False
         first_at = before.first_at if before else now
-        self._runners[runner.runner_id] = RunnerSeen(facts=runner, heard_at=now, first_at=first_at)
+        self._runners[runner.runner_id] = RunnerSeen(
+            facts=runner, heard_at=now, first_at=first_at, number=number
+        )
+        return True
+
+    def _take_gateway(self, gateway: GatewayFacts, number: int, now: float) -> bool:
+        before = self._gateways.get(gateway.gateway_id)
+        if _is_overtaken(number, before) or not _has_room(self._gateways, gateway.gateway_id):
+            return False
+        self._gateways[gateway.gateway_id] = GatewaySeen(facts=gateway, heard_at=now, number=number)
         return True
 
 
 def _is_old(seen: RunnerSeen | GatewaySeen, now: float) -> bool:
     return now - seen.heard_at > FORGET_S
+
+
+def _is_overtaken(number: int, before: NodeSeen | RunnerSeen | GatewaySeen | None) -> bool:
+    """Whether a later beat of the same sender came first, or the same one before."""
+    return before is not None and 0 < number <= before.number
 
 
 def _has_room(seen: Collection[str], name: str) -> bool:

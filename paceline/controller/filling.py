@@ -146,7 +146,7 @@ def _reserve(p: Pass, runner: RunnerBook) -> Iterator[Action]:
         yield TellAgain(
             sentence=f"{runner.node} has not reserved the memory of {runner.id}; told again",
             runner=runner.id,
-            order=reservation(runner),
+            order=reservation(runner, p.book.term),
         )
 
 

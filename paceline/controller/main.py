@@ -70,6 +70,7 @@ def _loop(controller: Controller, server: ControlServer, timing: Timing, stopped
         for peer, message in messages:
             controller.take(peer, message)
         next_wake = controller.step()
+        stopped.why = stopped.why or controller.deposed
     log.info("stopping", why=stopped.why)
 
 

@@ -84,6 +84,7 @@ def await_start(p: Pass, runner: RunnerBook) -> Iterator[Action]:
                 runner_id=runner.id,
                 incarnation=runner.incarnation,
                 memory_bytes=runner.memory_bytes,
+                term=p.book.term,
             ),
         )
 
@@ -118,7 +119,12 @@ def kills_again(p: Pass) -> Iterator[Action]:
             yield TellAgain(
                 sentence=f"{runner.id} has not ended yet; told again",
                 runner=runner.id,
-                order=Kill(runner_id=runner.id, grace_s=p.timing.kill_grace_s, reason=runner.kill),
+                order=Kill(
+                    runner_id=runner.id,
+                    grace_s=p.timing.kill_grace_s,
+                    reason=runner.kill,
+                    term=p.book.term,
+                ),
             )
 
 

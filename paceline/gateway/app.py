@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Protocol
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from msgspec.structs import replace
 from starlette.exceptions import HTTPException
 
 from paceline.gateway.admin import Admin, Asks
@@ -86,9 +88,10 @@ class Gateway:
             self.drivers.heed(await self.control.receive())
 
     async def _beat(self) -> None:
-        while True:
+        for number in itertools.count(1):
             facts = self._facts(self.drivers.streams, self.drivers.links)
-            self.control.send_beat(GatewayBeat(facts))
+            heeding = replace(facts, term=self.drivers.table.term)
+            self.control.send_beat(GatewayBeat(heeding, number=number))
             await asyncio.sleep(self.settings.beat_s)
 
 

@@ -52,18 +52,19 @@ class RouteTable:
     def __init__(self) -> None:
         self.routes: dict[InstanceId, Route] = {}
         self.instances: dict[InstanceId, InstanceView] = {}
-        self._term = -1
+        self.term = 0
+        """Of the controller that was heeded last; 0: none has spoken yet."""
 
     @property
     def heard(self) -> bool:
         """Whether the controller has spoken at all."""
-        return self._term >= 0
+        return self.term > 0
 
     def heed(self, news: Routes) -> bool:
         """Take in what the controller says; False if it is an older one's word."""
-        if news.term < self._term:
+        if news.term < self.term:
             return False
-        self._term = news.term
+        self.term = news.term
         self.routes = {route.instance: self._newer(route) for route in news.routes}
         self.instances = {view.id: view for view in news.instances}
         return True

@@ -83,6 +83,7 @@ class Runner:
         self._seconds_per_byte: float | None = None
         self._stop = False
         self._beat_due = 0.0
+        self._beats = 0
 
     def stop(self) -> None:
         self._stop = True
@@ -286,7 +287,8 @@ class Runner:
     def _beat(self, now: float, *, force: bool = False) -> None:
         if force or now >= self._beat_due:
             self._beat_due = now + self._beat_s
-            self._control.send(RunnerBeat(self._facts(now)))
+            self._beats += 1
+            self._control.send(RunnerBeat(self._facts(now), number=self._beats))
 
     def _facts(self, now: float) -> RunnerFacts:
         identity, mailbox, rank, seat = self._identity, self._mailbox, self._rank, self._seat_task

@@ -22,19 +22,26 @@ PROTOCOL = 1
 # --- to the controller ---------------------------------------------------------------------------
 
 
+# `number` grows with each beat of a sender: one that comes after a later one is old news. 0: the
+# sender does not count.
+
+
 class NodeBeat(msgspec.Struct, frozen=True, tag="node_beat"):
     facts: NodeFacts
     protocol: int = PROTOCOL
+    number: int = 0
 
 
 class RunnerBeat(msgspec.Struct, frozen=True, tag="runner_beat"):
     facts: RunnerFacts
     protocol: int = PROTOCOL
+    number: int = 0
 
 
 class GatewayBeat(msgspec.Struct, frozen=True, tag="gateway_beat"):
     facts: GatewayFacts
     protocol: int = PROTOCOL
+    number: int = 0
 
 
 class Ask(msgspec.Struct, frozen=True, kw_only=True, tag="ask"):
@@ -52,6 +59,9 @@ ToController = NodeBeat | RunnerBeat | GatewayBeat | Ask
 
 
 # --- from the controller -------------------------------------------------------------------------
+#
+# Orders to a supervisor carry the `term` of the controller that gives them, as tasks do in their
+# epoch: a node that has heeded a newer term heeds no older one.
 
 
 class Launch(msgspec.Struct, frozen=True, kw_only=True, tag="launch"):
@@ -61,6 +71,7 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True, tag="launch"):
     runner_id: RunnerId
     incarnation: str
     memory_bytes: int
+    term: int = 0
 
 
 class Reserve(msgspec.Struct, frozen=True, kw_only=True, tag="reserve"):
@@ -70,6 +81,7 @@ class Reserve(msgspec.Struct, frozen=True, kw_only=True, tag="reserve"):
     runner_id: RunnerId
     incarnation: str
     memory_bytes: int
+    term: int = 0
 
 
 class Kill(msgspec.Struct, frozen=True, kw_only=True, tag="kill"):
@@ -78,6 +90,7 @@ class Kill(msgspec.Struct, frozen=True, kw_only=True, tag="kill"):
     runner_id: RunnerId
     grace_s: float
     reason: str
+    term: int = 0
 
 
 class Peers(msgspec.Struct, frozen=True, kw_only=True, tag="peers"):

@@ -51,6 +51,8 @@ class NodeFacts(msgspec.Struct, frozen=True, kw_only=True):
     processes: tuple[ProcessFacts, ...] = ()
     exits: tuple[ProcessExit, ...] = ()
     """The last ones, newest last; bounded."""
+    term: int = 0
+    """The newest of which it has heeded an order; 0: none."""
 
 
 class LinkOffer(msgspec.Struct, frozen=True, kw_only=True):
@@ -152,3 +154,5 @@ class GatewayFacts(msgspec.Struct, frozen=True, kw_only=True):
     """CURVE key that its links to drivers use, Z85."""
     streams: int = 0
     links: tuple[DriverLink, ...] = ()
+    term: int = 0
+    """The newest of which it has heeded routes; 0: none."""

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from paceline.process.exits import ChildExit
 from paceline.process.logs import get_logger
 from paceline.process.spawn import Child
-from paceline.types.control import Kill, Launch, Reserve
+from paceline.types.control import Kill, Launch, Reserve, ToSupervisor
 from paceline.types.facts import ProcessExit, ProcessFacts
 from paceline.types.ids import RunnerId
 
@@ -35,6 +35,8 @@ class Roster:
         # As a dict for its order: the oldest names are forgotten first.
         self._used: dict[RunnerId, None] = {}
         self._exits: deque[ProcessExit] = deque(maxlen=LAST_EXITS)
+        self.term = 0
+        """The newest whose orders were heeded."""
         self._closing = ""
         self._changed = False
 
@@ -56,7 +58,9 @@ class Roster:
     def launch(self, order: Launch) -> None:
         """Starts the runner, or shows it as ended with the reason why it was not started."""
         name = order.runner_id
-        if order.incarnation != self._incarnation or name in self._used:
+        if order.incarnation != self._incarnation or self._is_stale(order):
+            return
+        if name in self._used:
             return
         self._use(name)
         reason = self._refusal(order.memory_bytes)
@@ -74,7 +78,9 @@ class Roster:
     def reserve(self, order: Reserve) -> None:
         """Counts more for a runner, as far as the node has it; the next beat shows the result."""
         name = order.runner_id
-        if order.incarnation != self._incarnation or name not in self._alive:
+        if order.incarnation != self._incarnation or self._is_stale(order):
+            return
+        if name not in self._alive:
             return
         child, counted = self._alive[name]
         more = order.memory_bytes - counted
@@ -85,6 +91,8 @@ class Roster:
 
     def kill(self, order: Kill) -> None:
         """Ends the runner; one that was never here is never started here either."""
+        if self._is_stale(order):
+            return
         self._use(order.runner_id)
         if order.runner_id in self._alive:
             self._alive[order.runner_id][0].terminate(order.grace_s, order.reason)
@@ -115,6 +123,16 @@ class Roster:
                 f"{_mib(self._memory_bytes)} only {_mib(free)} are free"
             )
         return ""
+
+    def _is_stale(self, order: ToSupervisor) -> bool:
+        """Of an older controller than one that was heeded."""
+        if order.term < self.term:
+            log.warning(
+                "order of an older controller refused", runner=order.runner_id, term=order.term
+            )
+            return True
+        self.term = order.term
+        return False
 
     def _use(self, name: RunnerId) -> None:
         self._used[name] = None

@@ -84,6 +84,7 @@ class Supervisor:
         self._echo = Echo.open(keys, directory=settings.runtime)
         self._sounder = Sounder(settings.node, keys)
         self._stopping = ""
+        self._beats = 0
 
     def stop(self, reason: str) -> None:
         """Asks the node to end; may be called from a signal handler and from any thread."""
@@ -103,7 +104,9 @@ class Supervisor:
                 leave_at = self._clock() + STOP_WITHIN_S
             changed = self._roster.tick() or changed
             if changed or self._clock() >= next_beat:
-                changed = not self._control.send(NodeBeat(self._facts())) and changed
+                self._beats += 1
+                beat = NodeBeat(self._facts(), number=self._beats)
+                changed = not self._control.send(beat) and changed
                 next_beat = self._clock() + self._settings.timing.beat_s
         self._echo.close()
         self._sounder.close()
@@ -142,6 +145,7 @@ class Supervisor:
             links=self._sounder.links,
             processes=self._roster.processes,
             exits=self._roster.exits,
+            term=self._roster.term,
         )
 
     def _start(self, runner_id: RunnerId) -> Child:

@@ -1,0 +1,123 @@
+"""A node: a machine with a supervisor, which is the real roster over simulated processes."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, cast
+
+from paceline.cluster.local.cluster import supervisor_identity
+from paceline.cluster.local.roster import Roster
+from paceline.process.spawn import Child
+from paceline.types.control import Kill, Launch, NodeBeat, Reserve
+from paceline.types.facts import NodeFacts
+from paceline.types.ids import RunnerId
+from tests.simulation.host import Host
+from tests.simulation.network import End
+from tests.simulation.runner import Cause, SimRunner
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+BEAT_S = 0.5
+
+
+class SimNode:
+    def __init__(self, world: World, name: str, memory_bytes: int, blanks: int) -> None:
+        self.world = world
+        self.name = name
+        self.memory_bytes = memory_bytes
+        self.blanks = blanks
+        self.host = Host(world.clock, name)
+        self.runners: dict[RunnerId, SimRunner] = {}
+        """Processes that live, by name."""
+        self.incarnation = ""
+        self.is_lost = False
+        """It never boots again."""
+        self._boots = 0
+        self._end: End | None = None
+        self.boot()
+
+    @property
+    def up(self) -> bool:
+        return self.host.up
+
+    @property
+    def identity(self) -> str:
+        return supervisor_identity(self.name, self.incarnation)
+
+    def boot(self) -> None:
+        """A new incarnation; one that is up already stays as it is."""
+        if self._end is not None or self.is_lost:
+            return
+        self._boots += 1
+        self.incarnation = f"{self.name}.{self._boots}"
+        self.host.boot()
+        self.roster = Roster(self.incarnation, self.memory_bytes, self._start)
+        self._orders: dict[type, Any] = {
+            Launch: self.roster.launch,
+            Reserve: self.roster.reserve,
+            Kill: self.roster.kill,
+        }
+        self._end = self.world.network.join(self.identity, self.host, self._take)
+        self._beat_due, self._look_at, self._beats = 0.0, math.inf, 0
+        self.look_soon()
+
+    def crash(self) -> None:
+        if self._end is None:
+            return
+        self.world.network.leave(self.identity, self._end)
+        self._end = None
+        for runner in tuple(self.runners.values()):
+            runner.end(-9, Cause.NODE_LOST)
+        self.runners.clear()
+        self.host.crash()
+
+    def look_soon(self) -> None:
+        self._wake(self.world.clock.now)
+
+    def _start(self, name: RunnerId) -> Child:
+        runner = self.runners[name] = SimRunner(self.world, self, name)
+        self.world.watch.started(runner)
+        return cast(Child, runner)
+
+    def _take(self, sender: str, message: Any) -> None:
+        self.world.watch.ordered(self, message)
+        self.look_soon()
+
+    def obey(self, order: Any) -> None:
+        self._orders[type(order)](order)
+
+    def _wake(self, at: float) -> None:
+        if at < self._look_at:
+            self._look_at = at
+            self.host.at(at, self._look, at)
+
+    def _look(self, planned: float) -> None:
+        if planned != self._look_at:
+            return  # an earlier look has taken its place
+        self._look_at = math.inf
+        changed = self.roster.tick()
+        for name in [name for name, runner in self.runners.items() if not runner.alive]:
+            del self.runners[name]
+        now = self.world.clock.now
+        if changed or now >= self._beat_due:
+            self._beat_due = now + BEAT_S * self.host.slowness
+            self._beats += 1
+            beat = NodeBeat(self.facts(), number=self._beats)
+            self.world.network.send(self.name, self.identity, "controller", beat)
+        self._wake(self._beat_due)
+
+    def facts(self) -> NodeFacts:
+        return NodeFacts(
+            name=self.name,
+            incarnation=self.incarnation,
+            cluster_id=self.world.cluster_id,
+            pid=1,
+            host=self.name,
+            cpus=2,
+            memory_bytes=self.memory_bytes,
+            blanks=self.blanks,
+            processes=self.roster.processes,
+            exits=self.roster.exits,
+            term=self.roster.term,
+        )
