@@ -105,6 +105,9 @@ class Barrage:
         return fields | named
 
     def _assign(self, task_id: str, kind: str, task: Fields) -> None:
+        facts = self.runners.seen(0)
+        if task.get("type") == "stop" and (facts is None or facts.epoch is None):
+            self._stop_sent = True  # to whom no epoch is known, none is stale
         self._ledger[task_id] = Entry(kind, pack({"type": "assign", "task": task}))
         self._post(self._ledger[task_id])
         self.tasks += 1
@@ -229,6 +232,8 @@ class Barrage:
 
     def _close_ledger(self, otherwise: str) -> None:
         ends = {task_id: entry.end for task_id, entry in self._ledger.items() if entry.end}
+        bugs = [line for line in self._lines() if line["event"] == "turn_failed"]
+        assert not bugs, bugs[0]
         lines = self._end_lines()
         for task_id, end in list(ends.items())[-LOG_CHECKED:]:
             (line,) = lines.get(task_id, [None])

@@ -185,22 +185,23 @@ LINES = st.builds(
 )
 LISTENS = st.builds(Listen, st.sampled_from([0.001, 0.005, 0.02]))
 
-SHOTS: st.SearchStrategy[Shot] = st.integers(0, 99).flatmap(
-    lambda n: (
-        KNOCKS if n < 34
-        else st.just(Next()) if n < 58
-        else BROKEN if n < 66
-        else st.builds(Repeat, back=st.integers(0, 40), twin=st.booleans()) if n < 76
-        else RAW if n < 80
-        else CUTS if n < 84
-        else LINES if n < 88
-        else UNKNOWN if n < 91
-        else LISTENS if n < 96
-        else STALE_STOPS if n < 98
-        else DRAINS if n < 99
-        else st.booleans().flatmap(lambda really: st.just(Stop()) if really else DRAINS)
-    )
-)  # fmt: skip
+_IN_A_THOUSAND: tuple[tuple[int, st.SearchStrategy[Shot]], ...] = (
+    (340, KNOCKS),
+    (240, st.just(Next())),
+    (85, BROKEN),
+    (100, st.builds(Repeat, back=st.integers(0, 40), twin=st.booleans())),
+    (40, RAW),
+    (40, CUTS),
+    (40, LINES),
+    (30, UNKNOWN),
+    (50, LISTENS),
+    (27, STALE_STOPS),
+    (5, DRAINS),
+    (3, st.just(Stop())),
+)
+SHOTS: st.SearchStrategy[Shot] = st.sampled_from(
+    [strategy for weight, strategy in _IN_A_THOUSAND for _ in range(weight)]
+).flatmap(lambda strategy: strategy)
 
 
 def epoch_of(choice: str, newest: Epoch) -> Epoch:
