@@ -20,6 +20,7 @@ from paceline.controller.decide import decide
 from paceline.controller.events import EventLog
 from paceline.controller.facts import Facts, Observer
 from paceline.controller.models import Models
+from paceline.controller.record import RECORDS
 from paceline.controller.routing import routes
 from paceline.controller.store import Store
 from paceline.process.logs import get_logger
@@ -62,8 +63,8 @@ class Controller:
         self._answers: OrderedDict[tuple[str, int], Answer] = OrderedDict()
         self._routes: Routes | None = None
         self._routes_at = 0.0
-        self._has_spoken = False
-        """Someone may have been told our term: to meet it is no surprise."""
+        self._has_ordered = self._has_spoken = False
+        """Runners and nodes, or gateways, may have our term from us: to meet it is no surprise."""
         self.deposed = ""
         """Why this controller has no say any more; it is to end."""
 
@@ -89,7 +90,7 @@ class Controller:
     def step(self) -> float:
         """Decides and acts until there is no more to do now. Returns when to look again."""
         now = self._clock()
-        self._mind_newer_terms(newest_term(self.facts()))
+        self._mind_newer_terms(self.facts())
         next_wake = now
         if self.deposed:
             return now
@@ -107,24 +108,33 @@ class Controller:
         self._publish(now)
         return next_wake
 
-    def _mind_newer_terms(self, seen: int) -> None:
+    def _mind_newer_terms(self, facts: Facts) -> None:
         """Who heeds a newer controller, one that took its term in our store, is not ours any more.
         Who lives by a term that nobody took there (it was lost, or could not be written) would
-        refuse us: take one beyond it. A term in use by ourselves is no such case."""
-        spoken = self._has_spoken or self.book.names > 0
-        if seen < self.book.term or (seen == self.book.term and spoken):
+        refuse us: take one beyond it. A term that they can have from ourselves is no such case."""
+        obeyed, told = obeyed_term(facts), told_term(facts)
+        seen = max(obeyed, told)
+        if self._may_be_ours(obeyed, self._has_ordered) and self._may_be_ours(
+            told, self._has_spoken
+        ):
             return
+        spoken = self._has_spoken or self._has_ordered
         if spoken and _last_term(self._store) > self.book.term:
             self.deposed = f"a newer controller is in office: term {seen} is heeded"
             self.events.add("deposed", f"{self.deposed}; this one, of term {self.book.term}, ends")
             return
         self.book.term = take_term(self._store, self.book.cluster_id, least=seen + 1)
+        self._has_ordered = self._has_spoken = False
         sentence = f"term {seen} is heeded already: this controller takes term {self.book.term}"
         self.events.add("term", sentence)
+
+    def _may_be_ours(self, seen: int, used: bool) -> bool:
+        return seen < self.book.term or (seen == self.book.term and used)
 
     def _act(self, action: Action, now: float) -> None:
         if not action.quiet:
             self.events.add(action.kind, action.sentence, _facts_of(action))
+        self._has_ordered = self._has_ordered or type(action) not in RECORDS
         try:
             self._actor.act(action, now)
         except Exception as error:  # one action's trouble is never the others'
@@ -171,13 +181,17 @@ def take_term(store: Store, cluster_id: str, least: int = 0) -> int:
         return max(store.term() + 1, least)
 
 
-def newest_term(facts: Facts) -> int:
-    """That anyone heeds; 0 where nobody was told of one."""
+def obeyed_term(facts: Facts) -> int:
+    """The newest whose orders a runner or a node has heeded; 0 for none."""
     epochs = (seen.facts.epoch for seen in facts.runners.values())
     terms = [epoch.term for epoch in epochs if epoch is not None]
     terms += [node.facts.term for node in facts.nodes.values()]
-    terms += [gateway.facts.term for gateway in facts.gateways.values()]
     return max(terms, default=0)
+
+
+def told_term(facts: Facts) -> int:
+    """The newest whose routes a gateway follows; 0 for none."""
+    return max((seen.facts.term for seen in facts.gateways.values()), default=0)
 
 
 def _last_term(store: Store) -> int:

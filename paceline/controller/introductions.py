@@ -44,4 +44,5 @@ def _peers(p: Pass, offers: dict[NodeName, ProbeOffer], ring: list[NodeName], pl
         incarnation=p.facts.nodes[ring[place]].facts.incarnation,
         measure={name: offers[name] for name in after},
         admit=tuple(sorted(offers[name].public_key for name in before)),
+        term=p.book.term,
     )

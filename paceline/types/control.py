@@ -100,6 +100,7 @@ class Peers(msgspec.Struct, frozen=True, kw_only=True, tag="peers"):
     measure: dict[NodeName, ProbeOffer]
     admit: tuple[str, ...]
     """CURVE keys of those who measure the way here, Z85."""
+    term: int = 0
 
 
 class Assign(msgspec.Struct, frozen=True, tag="assign"):

@@ -1,4 +1,4 @@
-"""`python -m tests.simulation --seed N` replays one schedule with its trace; `--seeds A B` runs many
+"""`python -m tests.simulation --seed N` replays a schedule with its trace; `--seeds A B` runs many
 and says which failed."""
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from paceline.process.exits import ChildExit
 from paceline.process.logs import get_logger
 from paceline.process.spawn import Child
-from paceline.types.control import Kill, Launch, Reserve, ToSupervisor
+from paceline.types.control import Kill, Launch, Reserve
 from paceline.types.facts import ProcessExit, ProcessFacts
 from paceline.types.ids import RunnerId
 
@@ -124,7 +124,7 @@ class Roster:
             )
         return ""
 
-    def _is_stale(self, order: ToSupervisor) -> bool:
+    def _is_stale(self, order: Launch | Reserve | Kill) -> bool:
         """Of an older controller than one that was heeded."""
         if order.term < self.term:
             log.warning(

@@ -118,7 +118,8 @@ class Supervisor:
         poller.poll(round(TICK_S * 1000))
 
     def _meet(self, order: Peers) -> None:
-        if order.incarnation == self._settings.incarnation:
+        is_ours = order.incarnation == self._settings.incarnation
+        if is_ours and order.term >= self._roster.term:
             self._echo.admit(order.admit)
             self._sounder.meet(order.measure)
 
