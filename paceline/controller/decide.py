@@ -14,7 +14,7 @@ from paceline.controller.book import Book, InstanceBook
 from paceline.controller.census import news
 from paceline.controller.ending import end
 from paceline.controller.facts import Facts
-from paceline.controller.filling import fill
+from paceline.controller.filling import fill, tend
 from paceline.controller.introductions import introductions
 from paceline.controller.line import keep_line
 from paceline.controller.passing import Pass
@@ -60,7 +60,8 @@ def _decide_instance(p: Pass, inst: InstanceBook) -> Iterator[Action]:
     elif not inst.seats:
         yield from place(p, inst)
     elif missing := why_not_here(p, inst, seats):
-        yield from replace(p, inst, missing)
+        waits = tuple(replace(p, inst, missing))
+        yield from waits or (action for seat in seats for action in tend(p, seat))
     elif inst.state is InstanceState.WAITING:
         sentence = f"{inst.id} goes on: what it waited for is there"
         yield Move(sentence=sentence, instance=inst.id, event=InstanceEvent.RESUMED)

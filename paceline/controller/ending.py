@@ -11,6 +11,7 @@ from paceline.controller.placing import explain
 from paceline.controller.seats import SeatSeen, Stage
 from paceline.controller.spares import kill
 from paceline.lifecycle import InstanceEvent
+from paceline.types.ids import RunnerId
 from paceline.types.states import InstanceState, RunnerState, TaskKind
 from paceline.types.tasks import Drain, Stop
 
@@ -93,9 +94,17 @@ def _left(p: Pass, inst: InstanceBook, seats: Sequence[SeatSeen]) -> list[str]:
     known |= {seat.seat.runner for seat in seats if seat.seat.runner}
     for seen in p.facts.nodes.values():
         for process in seen.facts.processes:
-            facts = p.facts.runners.get(process.runner_id)
-            if facts and facts.facts.seat and facts.facts.seat.instance == inst.id:
+            if _may_be_of(p, inst, process.runner_id):
                 known.add(process.runner_id)
     if inst.inherited and p.is_settling:
         return sorted(known) or ["runners from before the restart"]
     return sorted(known)
+
+
+def _may_be_of(p: Pass, inst: InstanceBook, runner: RunnerId) -> bool:
+    """By its own word; one from before a restart that names no seat could be anyone's."""
+    seen = p.facts.runners.get(runner)
+    if seen is not None and seen.facts.seat is not None:
+        return seen.facts.seat.instance == inst.id
+    known = p.book.runners.get(runner)
+    return inst.inherited and (known is None or (known.seat is None and not known.is_blank))

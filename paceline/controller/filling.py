@@ -28,6 +28,12 @@ def fill(p: Pass, seat: SeatSeen) -> Iterator[Action]:
         yield from step(p, seat)
 
 
+def tend(p: Pass, seat: SeatSeen) -> Iterator[Action]:
+    """The same while its instance waits: who hangs there is ended, and nothing new is begun."""
+    if seat.stage not in (Stage.MISSING, Stage.EMPTY):
+        yield from fill(p, seat)
+
+
 def _man(p: Pass, seat: SeatSeen) -> Iterator[Action]:
     plan, inst = seat.seat.plan, seat.inst
     if not p.is_ready(plan.node):

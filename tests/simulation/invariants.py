@@ -253,6 +253,8 @@ class NothingOutlivesItsOwner(Invariant):
     def acted(self, controller: SimController, action: do.Action) -> None:
         if isinstance(action, do.LaunchRunner | do.Take):
             self._owner[action.runner] = action.instance
+        elif isinstance(action, do.LaunchBlank | do.KeepBlank):
+            self._owner.pop(action.runner, None)
         elif isinstance(action, do.Forget):
             nodes = controller.controller.book.nodes
             left = [
@@ -302,7 +304,7 @@ def strays(controller: SimController) -> list[RunnerId]:
         if runner.name in seated or _is_wanted_by(book, runner):
             continue
         known = book.runners.get(runner.name)
-        if known is not None and known.is_blank and runner.state is RunnerState.IDLE:
+        if known is not None and known.is_blank and runner.state in (None, RunnerState.IDLE):
             blanks[runner.node.name] += 1
             if blanks[runner.node.name] <= runner.node.blanks:
                 continue

@@ -129,8 +129,11 @@ class Schedule:
                 return f"{inst.id} is deleted and not gone"
             if not world.is_ready(inst) and self._fits(inst):
                 return f"{inst.id} is {inst.state}: {'; '.join(inst.reasons)}"
-        for runner in strays(world.controllers[0]):
-            return f"{runner} is stray"
+        for name in strays(world.controllers[0]):
+            return f"{name} is stray"
+        for runner in world.runners():
+            if not runner.pumps:
+                return f"{runner.name} is starting, or hangs"
         for runner_id in book.runners:
             if world.runner(runner_id) is None:
                 return f"{runner_id} is in the book and does not live"
