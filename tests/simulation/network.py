@@ -1,4 +1,4 @@
-"""What lies between machines: it loses, repeats, delays and reorders, and can be cut between any two
+"""What lies between machines: it loses, repeats, delays and reorders, and is cut between any two
 places, in one direction or in both."""
 
 from __future__ import annotations

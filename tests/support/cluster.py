@@ -67,10 +67,13 @@ class LocalCluster:
 
 
 @contextmanager
-def local_cluster(path: Path, nodes: int = 2, memory: int = 3 * GIB) -> Iterator[LocalCluster]:
+def local_cluster(
+    path: Path, nodes: int = 2, memory: int = 3 * GIB, models: Path | None = None
+) -> Iterator[LocalCluster]:
+    """`models`: the store's directory of models; by default the one that all tests share."""
     home = Home(path)
     home.create()
-    home.models.symlink_to(smollm2_dir().parent)
+    home.models.symlink_to(models or smollm2_dir().parent)
     options = UpOptions(home=str(path), nodes=nodes, node_memory=memory, port=0)
     with start_detached(options) as detached:
         yield LocalCluster(home, detached, Api(detached.wait_ready(30).url))
