@@ -190,7 +190,7 @@ def test_a_process_that_lives_and_says_nothing_is_replaced() -> None:
     scene.runner(1, RunnerState.LOADED, silent_s=4.0)
     assert scene.go() == ["r-1 on n2 is ended: its process lives but has said nothing for 4.0 s"]
     assert scene.sent == [
-        ("n2", Kill(runner_id="r-1", grace_s=0.0, reason=scene.sent[0][1].reason))
+        ("n2", Kill(runner_id="r-1", grace_s=0.0, reason=scene.sent[0][1].reason, term=1))
     ]
 
 
@@ -313,7 +313,7 @@ def test_a_calm_node_gets_a_blank_runner_and_only_one() -> None:
     scene.ready(ONE)
     scene.node("n1", "r-0", blanks=1)
     assert scene.go() == ["r-1-1 is launched on n1 as a blank runner, 220 MiB reserved"]
-    launch = Launch(runner_id="r-1-1", incarnation="a", memory_bytes=BLANK)
+    launch = Launch(runner_id="r-1-1", incarnation="a", memory_bytes=BLANK, term=1)
     assert [message for to, message in scene.sent if to == "n1"] == [launch]
     assert scene.go() == []
     scene.node("n1", "r-0", "r-1-1", blanks=1, holding={"r-1-1": BLANK})
@@ -349,7 +349,7 @@ def test_a_blank_runner_takes_the_seat_of_a_dead_one_and_its_node_reserves_the_m
         "r-1 on n2 killed by SIGKILL",
         "r-1-1 on n2 takes i-1/1, it is idle; 739 MiB reserved",
     ]
-    reserve = Reserve(runner_id="r-1-1", incarnation="a", memory_bytes=MEMORY["n2"])
+    reserve = Reserve(runner_id="r-1-1", incarnation="a", memory_bytes=MEMORY["n2"], term=1)
     assert scene.sent == [("n2", reserve)]
     assert "waits for n2 to reserve its memory" in scene.inst.reasons[0]
     scene.now += 1.0
@@ -504,7 +504,9 @@ def test_a_launch_that_no_inventory_shows_is_told_again() -> None:
     scene.book.runners["r-1"] = late
     scene.node("n2")
     (again,) = [action for action in scene.decide() if isinstance(action, TellAgain)]
-    assert again.order == Launch(runner_id="r-1", incarnation="a", memory_bytes=MEMORY["n2"])
+    assert again.order == Launch(
+        runner_id="r-1", incarnation="a", memory_bytes=MEMORY["n2"], term=1
+    )
 
 
 def test_a_late_report_is_told_once_and_changes_nothing() -> None:
