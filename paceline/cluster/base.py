@@ -12,8 +12,8 @@ conformance suite checks it):
 - An order of an older term than one that was heeded changes nothing.
 - A launch beyond the node's memory starts nothing and shows as an exit with the reason.
 - What is reserved for a process is only ever raised, and never beyond the node's memory.
-- A kill of what is not there changes nothing. After `grace_s` the process is gone, whatever it
-  does, and shows as an exit with the reason.
+- A kill of what is not there changes nothing, and yet shows as an exit: it will never be there.
+  After `grace_s` a process is gone, whatever it does, and shows as an exit with the reason.
 - A runner that goes away is in the inventory, and in the ledger, until it is seen gone.
 - No runner outlives its node's agent.
 """

@@ -63,8 +63,8 @@ class Controller:
         self._answers: OrderedDict[tuple[str, int], Answer] = OrderedDict()
         self._routes: Routes | None = None
         self._routes_at = 0.0
-        self._has_ordered = self._has_spoken = False
-        """Runners and nodes, or gateways, may have our term from us: to meet it is no surprise."""
+        self._has_ordered = self._has_published = False
+        """Nodes and runners, or gateways, may have our term from us."""
         self.deposed = ""
         """Why this controller has no say any more; it is to end."""
 
@@ -90,7 +90,7 @@ class Controller:
     def step(self) -> float:
         """Decides and acts until there is no more to do now. Returns when to look again."""
         now = self._clock()
-        self._mind_newer_terms(self.facts())
+        self._mind_other_terms(self.facts())
         next_wake = now
         if self.deposed:
             return now
@@ -108,33 +108,30 @@ class Controller:
         self._publish(now)
         return next_wake
 
-    def _mind_newer_terms(self, facts: Facts) -> None:
+    def _mind_other_terms(self, facts: Facts) -> None:
         """Who heeds a newer controller, one that took its term in our store, is not ours any more.
-        Who lives by a term that nobody took there (it was lost, or could not be written) would
-        refuse us: take one beyond it. A term that they can have from ourselves is no such case."""
-        obeyed, told = obeyed_term(facts), told_term(facts)
-        seen = max(obeyed, told)
-        if self._may_be_ours(obeyed, self._has_ordered) and self._may_be_ours(
-            told, self._has_spoken
-        ):
+        Who heeds a term that nobody took there (it was lost, or could not be written), or has ours
+        from another, would refuse us: take one beyond it."""
+        ordered, published = newest_terms(facts)
+        term, seen = self.book.term, max(ordered, published)
+        is_ours = (ordered < term or self._has_ordered) and (
+            published < term or self._has_published
+        )
+        if seen < term or (seen == term and is_ours):
             return
-        spoken = self._has_spoken or self._has_ordered
-        if spoken and _last_term(self._store) > self.book.term:
+        in_office = self._has_ordered or self._has_published
+        if seen > term and in_office and _last_term(self._store) > term:
             self.deposed = f"a newer controller is in office: term {seen} is heeded"
-            self.events.add("deposed", f"{self.deposed}; this one, of term {self.book.term}, ends")
+            self.events.add("deposed", f"{self.deposed}; this one, of term {term}, ends")
             return
         self.book.term = take_term(self._store, self.book.cluster_id, least=seen + 1)
-        self._has_ordered = self._has_spoken = False
         sentence = f"term {seen} is heeded already: this controller takes term {self.book.term}"
         self.events.add("term", sentence)
-
-    def _may_be_ours(self, seen: int, used: bool) -> bool:
-        return seen < self.book.term or (seen == self.book.term and used)
 
     def _act(self, action: Action, now: float) -> None:
         if not action.quiet:
             self.events.add(action.kind, action.sentence, _facts_of(action))
-        self._has_ordered = self._has_ordered or type(action) not in RECORDS
+        self._has_ordered |= type(action) not in RECORDS
         try:
             self._actor.act(action, now)
         except Exception as error:  # one action's trouble is never the others'
@@ -158,7 +155,7 @@ class Controller:
         self._routes, self._routes_at = news, now
         for name, seen in facts.gateways.items():
             if facts.silence_s(seen.heard_at, now) < self._timing.lost_s:
-                self._has_spoken = True
+                self._has_published = True
                 self._post(f"gateway:{name}", news)
 
 
@@ -181,17 +178,13 @@ def take_term(store: Store, cluster_id: str, least: int = 0) -> int:
         return max(store.term() + 1, least)
 
 
-def obeyed_term(facts: Facts) -> int:
-    """The newest whose orders a runner or a node has heeded; 0 for none."""
+def newest_terms(facts: Facts) -> tuple[int, int]:
+    """Whose orders anyone heeds, and whose routes; 0 where nobody was given any."""
     epochs = (seen.facts.epoch for seen in facts.runners.values())
-    terms = [epoch.term for epoch in epochs if epoch is not None]
-    terms += [node.facts.term for node in facts.nodes.values()]
-    return max(terms, default=0)
-
-
-def told_term(facts: Facts) -> int:
-    """The newest whose routes a gateway follows; 0 for none."""
-    return max((seen.facts.term for seen in facts.gateways.values()), default=0)
+    ordered = [epoch.term for epoch in epochs if epoch is not None]
+    ordered += [node.facts.term for node in facts.nodes.values()]
+    published = (gateway.facts.term for gateway in facts.gateways.values())
+    return max(ordered, default=0), max(published, default=0)
 
 
 def _last_term(store: Store) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from paceline.controller.actions import Action, Forget, Move, Order
 from paceline.controller.book import InstanceBook
+from paceline.controller.nodes import NodeState
 from paceline.controller.passing import Pass
 from paceline.controller.placing import explain
 from paceline.controller.seats import SeatSeen, Stage
@@ -92,7 +93,9 @@ def _left(p: Pass, inst: InstanceBook, seats: Sequence[SeatSeen]) -> list[str]:
         if runner.seat is not None and runner.seat.instance == inst.id
     }
     known |= {seat.seat.runner for seat in seats if seat.seat.runner}
-    for seen in p.facts.nodes.values():
+    for name, seen in p.facts.nodes.items():
+        if p.nodes[name] is NodeState.LOST:
+            continue
         for process in seen.facts.processes:
             if _may_be_of(p, inst, process.runner_id):
                 known.add(process.runner_id)

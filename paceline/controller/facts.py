@@ -133,17 +133,19 @@ class Observer:
         return ours
 
     def _take_node(self, node: NodeFacts, number: int, now: float) -> bool:
-        if node.incarnation in self._superseded:
-            return False
         before = self._nodes.get(node.name)
+        if node.incarnation in self._superseded:
+            # Which of two is newer is not to be seen, but one that is gone does not go on beating.
+            if before is None or self._silence_s(before, now) <= self._timing.lost_s:
+                return False
+            self._superseded.remove(node.incarnation)
         steady_since = -float("inf")
         if before is not None:
             if before.facts.incarnation != node.incarnation:
                 self._superseded.append(before.facts.incarnation)
             elif _is_overtaken(number, before):
                 return False
-            silence = now - max(before.heard_at, self._awake_since)
-            was_steady = silence <= self._timing.suspect_s
+            was_steady = self._silence_s(before, now) <= self._timing.suspect_s
             steady_since = before.steady_since if was_steady else now
         elif not _has_room(self._nodes, node.name):
             return False
@@ -151,6 +153,9 @@ class Observer:
             facts=node, heard_at=now, steady_since=steady_since, number=number
         )
         return True
+
+    def _silence_s(self, seen: NodeSeen, now: float) -> float:
+        return now - max(seen.heard_at, self._awake_since)
 
     def _take_runner(self, runner: RunnerFacts, number: int, now: float) -> bool:
         before = self._runners.get(runner.runner_id)

@@ -83,8 +83,6 @@ def why_gone(
         return None
     if runner.in_inventory:
         return f"{runner.id} is no longer among the processes of {runner.node}"
-    if node.heard_at > runner.sent_at + 2 * timing.resend_s:
-        return f"{runner.id} was never started by {runner.node}"
     return None
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from paceline.controller.actions import Action, KillRunner, TellAgain
 from paceline.controller.adoption import is_adoptable
 from paceline.controller.book import InstanceBook, RunnerBook, SeatBook
-from paceline.controller.facts import RunnerSeen
+from paceline.controller.facts import NodeSeen, RunnerSeen
 from paceline.controller.nodes import NodeState
 from paceline.controller.passing import Pass
 from paceline.types.control import Kill, Launch
@@ -141,7 +141,7 @@ def unneeded(p: Pass) -> Iterator[Action]:
         if p.nodes[name] is NodeState.LOST:
             continue
         for process in node.facts.processes:
-            if process.runner_id not in p.book.runners and _is_stray(p, process.runner_id):
+            if process.runner_id not in p.book.runners and _is_stray(p, node, process.runner_id):
                 yield from kill(p, _as_book(p, node.facts, process), "no seat needs it")
 
 
@@ -160,14 +160,20 @@ def make_room(p: Pass, inst: InstanceBook, node: NodeName) -> Iterator[Action]:
             yield from kill(p, _as_book(p, seen, process), f"{inst.id} needs its memory on {node}")
 
 
-def _is_stray(p: Pass, runner: RunnerId) -> bool:
+def _is_stray(p: Pass, node: NodeSeen, runner: RunnerId) -> bool:
     """An unknown process: one of an earlier term, or one whose launch was given up."""
     if p.is_settling:
         return False
     seen = p.facts.runners.get(runner)
-    since = seen.first_at if seen else p.facts.started_at
-    if seen and seen.facts.seat is not None:
-        return not _owner_is_open(p, seen.facts.seat)
+    if seen is None:
+        since = p.facts.started_at
+    elif seen.facts.seat is None:
+        since = seen.first_at
+    elif _owner_is_open(p, seen.facts.seat):
+        # Kept as long as it speaks; while its node was away it could not.
+        since = max(seen.heard_at, p.facts.awake_since, node.steady_since)
+    else:
+        return True
     p.wake_at(since + p.timing.spare_s)
     return p.now - since >= p.timing.spare_s
 

@@ -45,7 +45,22 @@ def test_a_kill_that_comes_before_its_launch_wins() -> None:
     roster = Roster("one", 100, never)
     roster.kill(Kill(runner_id=RunnerId("r-1"), grace_s=1.0, reason="late order"))
     roster.launch(launch("r-1"))
-    assert (roster.tick(), roster.exits) == (False, ())
+    assert (roster.processes, roster.reserved_bytes) == ((), 0)
+    [ended] = roster.exits
+    assert (ended.runner_id, ended.sentence) == ("r-1", "is not here: late order")
+    roster.kill(Kill(runner_id=RunnerId("r-1"), grace_s=1.0, reason="late order"))
+    assert len(roster.exits) == 1, "it is shown already"
+
+
+def test_orders_of_an_older_controller_change_nothing() -> None:
+    roster = Roster("one", 100, never)
+    roster.kill(Kill(runner_id=RunnerId("r-1"), grace_s=1.0, reason="of term 2", term=2))
+    shown = roster.exits
+    roster.launch(Launch(runner_id=RunnerId("r-2"), incarnation="one", memory_bytes=1, term=1))
+    roster.kill(Kill(runner_id=RunnerId("r-3"), grace_s=1.0, reason="of term 1", term=1))
+    assert (roster.exits, roster.term) == (shown, 2)
+    with pytest.raises(AssertionError, match="r-2 was started"):
+        roster.launch(Launch(runner_id=RunnerId("r-2"), incarnation="one", memory_bytes=1, term=2))
 
 
 def test_names_are_forgotten_oldest_first_but_never_of_the_living(

@@ -504,8 +504,9 @@ def test_a_launch_that_no_inventory_shows_is_told_again() -> None:
     scene.book.runners["r-1"] = late
     scene.node("n2")
     (again,) = [action for action in scene.decide() if isinstance(action, TellAgain)]
-    memory = MEMORY["n2"]
-    assert again.order == Launch(runner_id="r-1", incarnation="a", memory_bytes=memory, term=1)
+    assert again.order == Launch(
+        runner_id="r-1", incarnation="a", memory_bytes=MEMORY["n2"], term=1
+    )
 
 
 def test_a_late_report_is_told_once_and_changes_nothing() -> None:

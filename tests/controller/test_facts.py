@@ -42,6 +42,34 @@ def test_the_last_word_of_each_counts() -> None:
     assert set(facts.gateways) == {"g"}
 
 
+def test_a_beat_that_a_later_one_has_overtaken_is_old_news() -> None:
+    seen = observer()
+    for late, new in (
+        (NodeBeat(NODE, number=1), NodeBeat(replace(NODE, cpus=8), number=2)),
+        (RunnerBeat(RUNNER, number=1), RunnerBeat(replace(RUNNER, pid=8), number=2)),
+        (GatewayBeat(GATEWAY, number=1), GatewayBeat(replace(GATEWAY, streams=8), number=2)),
+    ):
+        assert seen.take(new, 101.0)
+        assert not seen.take(late, 101.5)
+        assert not seen.take(new, 102.0), "the same again proves no life"
+    facts = seen.facts({}, 103.0)
+    heard = [*facts.nodes.values(), *facts.runners.values(), *facts.gateways.values()]
+    assert {each.heard_at for each in heard} == {101.0}
+    assert facts.nodes["n1"].facts.cpus == 8
+
+
+def test_who_was_taken_for_an_earlier_incarnation_is_heard_once_the_other_is_silent() -> None:
+    """A late beat of the earlier one may be the last that a new controller hears."""
+    seen = observer()
+    later = replace(NODE, incarnation="b")
+    assert seen.take(NodeBeat(later, number=1), 101.0)
+    assert seen.take(NodeBeat(NODE, number=90), 101.1)
+    assert not seen.take(NodeBeat(later, number=2), 101.5)
+    assert seen.take(NodeBeat(later, number=9), 104.5)
+    assert seen.take(NodeBeat(later, number=10), 105.0)
+    assert seen.facts({}, 105.0).nodes["n1"].facts.incarnation == "b"
+
+
 def test_a_snapshot_is_not_changed_by_later_beats() -> None:
     seen = observer()
     before = seen.facts({}, 100.0)

@@ -90,12 +90,16 @@ class Roster:
         self._changed = True
 
     def kill(self, order: Kill) -> None:
-        """Ends the runner; one that was never here is never started here either."""
+        """Ends the runner; one that was never here is never started here either. Whichever it
+        was, it is then shown as ended."""
+        name = order.runner_id
         if self._is_stale(order):
             return
-        self._use(order.runner_id)
-        if order.runner_id in self._alive:
-            self._alive[order.runner_id][0].terminate(order.grace_s, order.reason)
+        self._use(name)
+        if name in self._alive:
+            self._alive[name][0].terminate(order.grace_s, order.reason)
+        elif all(ended.runner_id != name for ended in self._exits):
+            self._bury(name, ChildExit.of_none(NEVER_STARTED, f"is not here: {order.reason}"))
 
     def close(self, grace_s: float, reason: str) -> None:
         """Ends all and starts no more."""
