@@ -16,6 +16,7 @@ from paceline.controller.act import Actor, Post
 from paceline.controller.actions import Action
 from paceline.controller.api import Desk
 from paceline.controller.book import Book, InstanceBook
+from paceline.controller.context import about
 from paceline.controller.decide import decide
 from paceline.controller.events import EventLog
 from paceline.controller.facts import Facts, Observer
@@ -130,7 +131,9 @@ class Controller:
 
     def _act(self, action: Action, now: float) -> None:
         if not action.quiet:
-            self.events.add(action.kind, action.sentence, _facts_of(action))
+            self.events.add(
+                action.kind, action.sentence, _facts_of(action), about(action, self.book)
+            )
         self._has_ordered |= type(action) not in RECORDS
         try:
             self._actor.act(action, now)

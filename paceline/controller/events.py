@@ -39,18 +39,27 @@ class EventLog:
         """The number of the newest event; 0 before the first."""
         return self._ring[-1].number if self._ring else 0
 
-    def add(self, kind: str, sentence: str, facts: dict[str, Any] | None = None) -> Event:
+    def add(
+        self,
+        kind: str,
+        sentence: str,
+        facts: dict[str, Any] | None = None,
+        about: dict[str, Any] | None = None,
+    ) -> Event:
+        """`about`: whom it concerns. It is in the log's line, and in the facts where they have no
+        word of that name."""
+        about = about or {}
         event = Event(
             number=self.newest + 1,
             at=self._clock(),
             kind=kind,
             sentence=sentence,
-            facts=facts or {},
+            facts=about | (facts or {}),
         )
         self._ring.append(event)
         self.counts[kind] += 1
         self._file.write(msgspec.json.encode(event))
-        log.info("decision", kind=kind, sentence=sentence)
+        log.info("decision", kind=kind, sentence=sentence, **about)
         return event
 
     def since(self, number: int, limit: int = RING) -> list[Event]:

@@ -14,7 +14,7 @@ import structlog
 
 from paceline.lifecycle import RUNNER, Accept, Moved, Park, RunnerEvent, advance, verdict
 from paceline.runner.register import MAX_KIND, UNKNOWN, Register, shortened
-from paceline.types.ids import Epoch, TaskId
+from paceline.types.ids import Epoch, Seat, TaskId
 from paceline.types.states import TaskKind, TaskState
 from paceline.types.tasks import TASK_KINDS, Connect, Load, Task, TaskStatus
 from paceline.types.timing import DEFAULT_TIMING
@@ -78,6 +78,7 @@ class Mailbox:
         self._grace_s = grace_s
         self._parked: list[_Parked] = []
         self._in_hand: _InHand | None = None
+        self._seat: Seat | None = None
         self._register = Register()
 
     @property
@@ -149,6 +150,8 @@ class Mailbox:
             reason = f"gave way to {kind} {task.task_id} of epoch {task.epoch}"
             self._end(older.task_id, TASK_KINDS[type(older)], TaskState.CANCELLED, reason)
         self.epoch = task.epoch
+        if isinstance(task, Load):
+            self._seat = task.seat
         # In this order: a deadline that is no number is the longest.
         within_s = task.deadline_s if task.deadline_s < LONGEST_S else LONGEST_S
         self._in_hand = _InHand(task, now + within_s if kind in _TIMED else None)
@@ -212,8 +215,11 @@ class Mailbox:
         return min(times, default=None)
 
     @property
-    def _epoch_said(self) -> str:
-        return str(self.epoch) if self.epoch else ""
+    def _about(self) -> dict[str, Any]:
+        """Whom a line of the log concerns."""
+        seat, epoch = self._seat, self.epoch
+        seated = {"instance": seat.instance, "rank": seat.rank} if seat else {}
+        return seated | ({"epoch": str(epoch)} if epoch else {})
 
     # --- books -----------------------------------------------------------------------------------
 
@@ -229,7 +235,7 @@ class Mailbox:
             event_=event,
             state=moved.state,
             reason=reason,
-            epoch=self._epoch_said,
+            **self._about,
         )
         if moved.state is not self.state:
             self.since = now
@@ -257,7 +263,7 @@ class Mailbox:
             state=state,
             reason=shortened(reason),
             found=self.state,
-            epoch=self._epoch_said,
+            **self._about,
         )
         self._note(task_id, kind, state, reason)
 

@@ -34,7 +34,7 @@ from paceline.types.errors import InvalidRequest, Unavailable
 from paceline.types.facts import RunnerFacts
 from paceline.types.ids import NodeName, RunnerId, TaskId
 from paceline.types.states import RunnerState
-from paceline.types.tasks import Connect, Drain, Fetch, Load, Stop, Task, WarmUp
+from paceline.types.tasks import TASK_KINDS, Connect, Drain, Fetch, Load, Stop, Task, WarmUp
 from paceline.types.timing import DEFAULT_TIMING
 
 PUMP_S = 0.05
@@ -174,7 +174,11 @@ class Runner:
 
     def _begin(self, task: Task) -> None:
         """Nothing that a task does may end the process: it fails instead, with its cause."""
-        log.info("task_started", task=task.task_id, kind=type(task).__name__, epoch=str(task.epoch))
+        structlog.contextvars.bind_contextvars(epoch=str(task.epoch))
+        if isinstance(task, Load):
+            seat = task.seat
+            structlog.contextvars.bind_contextvars(instance=seat.instance, rank=seat.rank)
+        log.info("task_started", task=task.task_id, kind=TASK_KINDS[type(task)])
         try:
             self._do(task)
         except Exception as error:

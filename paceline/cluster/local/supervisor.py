@@ -175,7 +175,7 @@ def main() -> None:
     settings = _settings()
     name = supervisor_identity(settings.node, settings.incarnation)
     log_file = Home(settings.home).log_file("node", settings.node)
-    configure("node", settings.node, log_file, incarnation=settings.incarnation)
+    configure("node", settings.node, log_file, node=settings.node, incarnation=settings.incarnation)
     address = ipc_address(settings.runtime, "control")
     with ControlClient[ToSupervisor](address, name, ToSupervisor) as control:
         supervisor = Supervisor(settings, control)

@@ -1,0 +1,180 @@
+"""Real signals to real processes of a real line: each time it ends ready, and streams go on with
+the same tokens."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import time
+from collections.abc import Iterator
+
+import httpx
+import psutil
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.support.cluster import MODEL, LocalCluster, local_cluster
+from tests.support.models import smollm2_dir
+from tests.support.small import SMALL, write_small
+from tests.support.streams import Stream, body, calm
+from tests.support.victims import STATES, Hunter
+
+pytestmark = pytest.mark.real
+
+UNREACHABLE_S = 4.0
+"""Longer than a node may be silent before it is lost, if nobody vouches for it."""
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory) -> Iterator[LocalCluster]:
+    """With two instances over both nodes: the real model, and a small one that is fast."""
+    models = tmp_path_factory.mktemp("models")
+    write_small(models)
+    (models / MODEL).symlink_to(smollm2_dir())
+    with local_cluster(tmp_path_factory.mktemp("home"), models=models) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def wanted(cluster) -> dict[str, str]:
+    """The instances by model."""
+    return {model: cluster.create(model, min_nodes=2, kv_tokens=2048) for model in (MODEL, SMALL)}
+
+
+@pytest.fixture
+def real(cluster, wanted) -> Iterator[str]:
+    """The real model's instance, ready before and after."""
+    cluster.ready(wanted[MODEL])
+    yield wanted[MODEL]
+    cluster.ready(wanted[MODEL])
+
+
+@pytest.fixture
+def small(cluster, wanted) -> Iterator[str]:
+    """The small model's instance; both are ready before and after."""
+    for name in wanted.values():
+        cluster.ready(name)
+    yield wanted[SMALL]
+    for name in wanted.values():
+        cluster.ready(name)
+
+
+def resubmissions(cluster: LocalCluster) -> float:
+    families = text_string_to_metric_families(httpx.get(f"{cluster.api.url}/metrics").text)
+    return sum(
+        sample.value
+        for family in families
+        if family.name == "paceline_stream_resubmissions"
+        for sample in family.samples
+        if sample.name.endswith("_total")
+    )
+
+
+def asked(number: int, tokens: int = 400) -> dict:
+    return body(number, tokens, SMALL)
+
+
+# --- a rank ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("rank", "state"), [(0, "loading"), (1, "connecting")])
+def test_a_rank_that_dies_on_its_way_is_replaced(cluster, real, rank, state):
+    Hunter(cluster, real, rank).kill_in(state)
+
+
+@pytest.mark.proof
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(("rank", "state"), list(itertools.product((0, 1), STATES)))
+def test_a_rank_that_dies_in_any_state_is_replaced(cluster, real, rank, state):
+    Hunter(cluster, real, rank).kill_in(state)
+
+
+@pytest.mark.parametrize("rank", [0, pytest.param(1, marks=pytest.mark.proof)])
+def test_a_rank_that_stands_still_is_replaced_and_its_stream_goes_on(cluster, small, rank):
+    request = asked(10 + rank)
+    expected = calm(cluster, request)
+    before, epoch = cluster.pids(small), cluster.instance(small)["epoch"]
+    stream = Stream(cluster, request)
+    stream.until(10)
+    os.kill(before[rank], signal.SIGSTOP)
+    assert stream.rest() == expected
+    cluster.ready(small, after=epoch)
+    after = cluster.pids(small)
+    assert after[1 - rank] == before[1 - rank]
+    assert after[rank] != before[rank]
+    cluster.wait("the stopped process to be gone", lambda: not psutil.pid_exists(before[rank]))
+
+
+# --- everyone else -------------------------------------------------------------------------------
+
+
+def test_a_controller_that_dies_is_never_noticed_by_a_stream(cluster, small):
+    request = asked(20, tokens=1000)
+    expected = calm(cluster, request)
+    before, term, count = cluster.pids(small), cluster.term(), resubmissions(cluster)
+    epoch = cluster.instance(small)["epoch"]
+    stream = Stream(cluster, request)
+    stream.until(10)
+    (controller,) = cluster.processes("paceline.controller")
+    controller.kill()
+    cluster.wait("a new term", lambda: cluster.term() > term)
+    found = cluster.ready(small)
+    assert stream.goes_on, "the proof needs a stream that lives through it all"
+    assert stream.rest() == expected
+    assert cluster.pids(small) == before
+    assert found["epoch"] == epoch
+    assert resubmissions(cluster) == count
+    adopted = [event for event in cluster.events() if event["kind"] == "adopted"]
+    assert adopted, "the new controller says whom it has adopted"
+
+
+def test_a_gateway_that_dies_is_started_again_and_touches_no_runner(cluster, small):
+    before, term, epoch = cluster.pids(small), cluster.term(), cluster.instance(small)["epoch"]
+    (gateway,) = cluster.processes("paceline.gateway")
+    gateway.kill()
+    cluster.wait("another gateway", lambda: cluster.processes("paceline.gateway") != [gateway])
+    cluster.wait("it to answer", lambda: cluster.instance(small)["state"] == "ready")
+    assert len(calm(cluster, asked(25))) == 400
+    assert cluster.pids(small) == before
+    assert (cluster.term(), cluster.instance(small)["epoch"]) == (term, epoch)
+
+
+def test_a_supervisor_that_dies_is_the_loss_of_its_node_and_its_stream_goes_on(cluster, small):
+    request = asked(30)
+    expected = calm(cluster, request)
+    before = cluster.ranks(small)
+    nodes = {node["name"]: node["incarnation"] for node in cluster.api.get("/api/nodes")}
+    lost = before[1]["node"]
+    epoch = cluster.instance(small)["epoch"]
+    stream = Stream(cluster, request)
+    stream.until(10)
+    (supervisor,) = cluster.processes(f"--node {lost} --memory")
+    children = supervisor.children()
+    assert before[1]["pid"] in {child.pid for child in children}
+    supervisor.kill()
+    psutil.wait_procs(children, timeout=10)
+    assert not any(child.is_running() for child in children)
+    assert stream.rest() == expected
+    cluster.ready(small, after=epoch)
+    assert cluster.pids(small)[0] == before[0]["pid"]
+    now = {node["name"]: node["incarnation"] for node in cluster.api.get("/api/nodes")}
+    assert {node for node in nodes if now[node] != nodes[node]} == {lost}
+
+
+@pytest.mark.proof
+def test_a_supervisor_that_stands_still_moves_nothing_while_its_line_stands(cluster, small):
+    before, epoch = cluster.pids(small), cluster.instance(small)["epoch"]
+    (supervisor,) = cluster.processes("--node node-1 --memory")
+    supervisor.suspend()
+    time.sleep(UNREACHABLE_S)
+    assert len(calm(cluster, asked(40))) == 400
+    supervisor.resume()
+    steady = lambda: {node["state"] for node in cluster.api.get("/api/nodes")} == {"ready"}  # noqa: E731
+    cluster.wait("the node to be ready", steady)
+    assert cluster.pids(small) == before
+    assert cluster.ready(small)["epoch"] == epoch
+
+
+def test_after_all_that_it_answers(cluster, real):
+    assert "Paris" in cluster.ask()
