@@ -42,6 +42,10 @@ class RunnerShown(Action, frozen=True, kw_only=True, tag="runner_shown"):
 
 class RunnerGone(Action, frozen=True, kw_only=True, tag="runner_gone"):
     runner: RunnerId
+    code: int | None = None
+    """Of its exit, negative for a signal; None where nobody saw it."""
+    last_words: tuple[str, ...] = ()
+    """The last lines that it said."""
 
 
 class TaskMoved(Action, frozen=True, kw_only=True, tag="task_moved"):

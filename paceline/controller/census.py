@@ -6,9 +6,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from paceline.controller.actions import Action, NodeMoved, RunnerGone, RunnerShown
+from paceline.controller.book import RunnerBook
 from paceline.controller.nodes import NodeState, why_gone
 from paceline.controller.passing import Pass
 from paceline.controller.tasks import task_news
+from paceline.types.facts import ProcessExit
 from paceline.types.ids import NodeName
 
 _NODE_SENTENCES = {
@@ -41,9 +43,21 @@ def _runner_news(p: Pass) -> Iterator[Action]:
         if sentence is not None:
             if runner.kill and runner.kill not in sentence:
                 sentence = f"{sentence} (it was to end: {runner.kill})"
-            yield RunnerGone(sentence=sentence, runner=runner.id)
+            ended = _exit_of(p, runner)
+            yield RunnerGone(
+                sentence=sentence,
+                runner=runner.id,
+                code=ended.code if ended else None,
+                last_words=ended.log_tail if ended else (),
+            )
         elif not runner.in_inventory and _is_listed(p, runner.node, runner.id):
             yield RunnerShown(sentence=f"{runner.id} runs on {runner.node}", runner=runner.id)
+
+
+def _exit_of(p: Pass, runner: RunnerBook) -> ProcessExit | None:
+    seen = p.facts.nodes.get(runner.node)
+    exits = seen.facts.exits if seen else ()
+    return next((ended for ended in exits if ended.runner_id == runner.id), None)
 
 
 def _is_listed(p: Pass, node: NodeName, runner: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from paceline.controller.actions import OrderAgain, TellAgain
+from paceline.controller.actions import OrderAgain, RunnerGone, TellAgain
 from paceline.controller.book import Patience
 from paceline.controller.facts import ModelSeen
 from paceline.planner.memory import PROCESS_BYTES
@@ -138,6 +138,17 @@ def test_an_exit_breaks_the_line_and_only_the_missing_runner_is_launched() -> No
     assert scene.inst.state is InstanceState.RECOVERING
     assert any("killed by SIGKILL" in reason for reason in scene.inst.reasons)
     assert scene.inst.seats[0].runner == "r-0"
+
+
+def test_the_event_of_an_exit_carries_its_code_and_last_words() -> None:
+    scene = Scene()
+    scene.ready(ONE)
+    killed = ProcessExit(
+        runner_id="r-1", pid=7, code=-9, sentence="killed by SIGKILL", log_tail=("loading", "oh")
+    )
+    scene.node("n2", exits=(killed,))
+    (gone,) = [action for action in scene.decide() if isinstance(action, RunnerGone)]
+    assert (gone.code, gone.last_words) == (-9, ("loading", "oh"))
 
 
 def test_a_runner_that_ends_again_and_again_is_launched_with_growing_pauses() -> None:
