@@ -261,7 +261,7 @@ class NothingOutlivesItsOwner(Invariant):
                 runner.name
                 for runner in self.world.runners()
                 if self._owner.get(runner.name) == action.instance
-                and nodes.get(runner.node.name) != NodeState.LOST
+                and nodes.get(runner.node.name, NodeState.LOST) != NodeState.LOST
                 and runner.node.host.runs
             ]
             self.demand(not left, f"{action.instance} is forgotten, and {left} live")
