@@ -168,7 +168,8 @@ class AnOlderEpochChangesNothing(Invariant):
 
     def _roster(self, node: SimNode) -> tuple[object, ...]:
         ending = [runner.name for runner in node.runners.values() if runner.is_ending]
-        return (node.roster.processes, node.roster.exits, node.roster.term, ending)
+        roster = node.roster
+        return (roster.processes, roster.exits, roster.term, ending, tuple(node.soundings))
 
     def _standing(self, runner: SimRunner) -> tuple[object, ...]:
         return (runner.state, runner.epoch, runner.seat_task, runner.rank, runner.alive)
