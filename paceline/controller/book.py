@@ -4,7 +4,6 @@ everything but the wishes is learnt from the beats of what lives."""
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 
 import msgspec
 
@@ -165,14 +164,3 @@ class Book:
         """Names given in this term: runners, tasks."""
         self.epochs = 0
         """The newest n of this term."""
-
-    def tasks_of(self, runner: RunnerId) -> Iterator[TaskBook]:
-        return (entry for entry in self.tasks.values() if entry.runner == runner)
-
-    def latest(self, runner: RunnerId, kind: TaskKind) -> TaskBook | None:
-        """The newest task of a kind that the controller itself gave to a runner."""
-        found = None
-        for entry in self.tasks_of(runner):
-            if entry.kind is kind and not entry.by_hand:
-                found = entry
-        return found

@@ -6,12 +6,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from paceline.controller.actions import Action, NodeMoved, RunnerGone, RunnerShown
-from paceline.controller.book import RunnerBook
+from paceline.controller.facts import NodeSeen
 from paceline.controller.nodes import NodeState, why_gone
 from paceline.controller.passing import Pass
 from paceline.controller.tasks import task_news
 from paceline.types.facts import ProcessExit
-from paceline.types.ids import NodeName
+from paceline.types.ids import NodeName, RunnerId
 
 _NODE_SENTENCES = {
     NodeState.READY: "{name} is ready",
@@ -39,27 +39,27 @@ def _node_sentence(p: Pass, name: NodeName, state: NodeState) -> str:
 
 def _runner_news(p: Pass) -> Iterator[Action]:
     for runner in p.book.runners.values():
-        sentence = why_gone(p.facts, p.book, runner, p.now, p.timing)
+        node = p.facts.nodes.get(runner.node)
+        if node is None:
+            continue
+        sentence = why_gone(node, p.nodes[runner.node], runner)
         if sentence is not None:
             if runner.kill and runner.kill not in sentence:
                 sentence = f"{sentence} (it was to end: {runner.kill})"
-            ended = _exit_of(p, runner)
+            ended = _exit_of(node, runner.id)
             yield RunnerGone(
                 sentence=sentence,
                 runner=runner.id,
                 code=ended.code if ended else None,
                 last_words=ended.log_tail if ended else (),
             )
-        elif not runner.in_inventory and _is_listed(p, runner.node, runner.id):
+        elif not runner.in_inventory and _is_listed(node, runner.id):
             yield RunnerShown(sentence=f"{runner.id} runs on {runner.node}", runner=runner.id)
 
 
-def _exit_of(p: Pass, runner: RunnerBook) -> ProcessExit | None:
-    seen = p.facts.nodes.get(runner.node)
-    exits = seen.facts.exits if seen else ()
-    return next((ended for ended in exits if ended.runner_id == runner.id), None)
+def _exit_of(node: NodeSeen, runner: RunnerId) -> ProcessExit | None:
+    return next((ended for ended in node.facts.exits if ended.runner_id == runner), None)
 
 
-def _is_listed(p: Pass, node: NodeName, runner: str) -> bool:
-    seen = p.facts.nodes.get(node)
-    return seen is not None and any(r.runner_id == runner for r in seen.facts.processes)
+def _is_listed(node: NodeSeen, runner: RunnerId) -> bool:
+    return any(process.runner_id == runner for process in node.facts.processes)

@@ -90,23 +90,24 @@ class Controller:
 
     def step(self) -> float:
         """Decides and acts until there is no more to do now. Returns when to look again."""
-        now = self._clock()
-        self._mind_other_terms(self.facts())
+        now, facts = self._clock(), self.facts()
+        self._mind_other_terms(facts)
         next_wake = now
         if self.deposed:
             return now
         for _ in range(MAX_ROUNDS):
-            decision = decide(self.facts(), self.book, now, self._timing)
+            decision = decide(facts, self.book, now, self._timing)
             self.book.names = max(self.book.names, decision.names)
             next_wake = decision.next_wake
-            for action in decision.actions:
-                self._act(action, now)
             if not decision.actions:
                 break
+            for action in decision.actions:
+                self._act(action, now)
+            facts = self.facts()
         else:
             sentence = f"deciding did not come to rest within {MAX_ROUNDS} rounds; it goes on"
             self.events.add("restless", sentence)
-        self._publish(now)
+        self._publish(facts, now)
         return next_wake
 
     def _mind_other_terms(self, facts: Facts) -> None:
@@ -149,9 +150,8 @@ class Controller:
                 self._answers.popitem(last=False)
         return self._answers[key]
 
-    def _publish(self, now: float) -> None:
+    def _publish(self, facts: Facts, now: float) -> None:
         """The whole truth to every gateway, on change and every now and then."""
-        facts = self.facts()
         news = routes(facts, self.book, self.events.counts)
         if news == self._routes and now - self._routes_at < ROUTES_EVERY_S:
             return

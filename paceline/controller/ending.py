@@ -48,7 +48,7 @@ def _drain(p: Pass, inst: InstanceBook, seats: Sequence[SeatSeen]) -> Order | No
     busy = facts.load is not None and facts.load.running + facts.load.waiting > 0
     if facts.state is not RunnerState.READY or not busy:
         return None
-    if p.book.latest(facts.runner_id, TaskKind.DRAIN) is not None:
+    if p.latest(facts.runner_id, TaskKind.DRAIN) is not None:
         return None
     task = Drain(
         task_id=p.task_name(TaskKind.DRAIN),
@@ -61,7 +61,7 @@ def _drain(p: Pass, inst: InstanceBook, seats: Sequence[SeatSeen]) -> Order | No
 
 def _is_draining(p: Pass, seats: Sequence[SeatSeen]) -> bool:
     driver = seats[0].seat.runner if seats else None
-    task = p.book.latest(driver, TaskKind.DRAIN) if driver else None
+    task = p.latest(driver, TaskKind.DRAIN)
     return task is not None and not task.state.is_terminal
 
 
@@ -70,7 +70,7 @@ def _stop(p: Pass, seat: SeatSeen) -> Iterator[Action]:
     runner = p.book.runners.get(seat.seat.runner) if seat.seat.runner else None
     if runner is None or runner.kill:
         return
-    stop = p.book.latest(runner.id, TaskKind.STOP)
+    stop = p.latest(runner.id, TaskKind.STOP)
     if seat.runner is None or seat.stage is Stage.SILENT:
         yield from kill(p, runner, "its instance is deleted and it does not listen")
     elif stop is None:

@@ -219,7 +219,7 @@ def _end_hung_load(p: Pass, seat: SeatSeen) -> Iterator[Action]:
 
 
 def _live_or_last(p: Pass, seat: SeatSeen, kind: TaskKind) -> TaskBook | None:
-    return p.book.latest(seat.seat.runner, kind) if seat.seat.runner else None
+    return p.latest(seat.seat.runner, kind)
 
 
 _STEPS: dict[Stage, Callable[[Pass, SeatSeen], Iterator[Action]]] = {

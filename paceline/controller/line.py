@@ -157,7 +157,7 @@ def _all_in(seats: Sequence[SeatSeen], *states: RunnerState) -> bool:
 
 
 def _of_epoch(p: Pass, seat: SeatSeen, kind: TaskKind, epoch: Epoch) -> TaskBook | None:
-    task = p.book.latest(seat.seat.runner, kind) if seat.seat.runner else None
+    task = p.latest(seat.seat.runner, kind)
     return task if task and task.task.epoch == epoch else None
 
 

@@ -62,22 +62,17 @@ def is_silent(facts: Facts, book: Book, runner: RunnerId, now: float, timing: Ti
     return bool(words) or silence_s >= timing.hung_s
 
 
-def why_gone(
-    facts: Facts, book: Book, runner: RunnerBook, now: float, timing: Timing
-) -> str | None:
+def why_gone(node: NodeSeen, state: NodeState, runner: RunnerBook) -> str | None:
     """The sentence that says how a runner of the book ended; None while it may live.
 
     Only a complete inventory of the node's current incarnation, or the loss of the node, tells.
     """
-    node = facts.nodes.get(runner.node)
-    if node is None:
-        return None
     if _superseded(node, runner):
         return f"{runner.id} ended with the earlier incarnation of {runner.node}"
     for ended in node.facts.exits:
         if ended.runner_id == runner.id:
             return f"{runner.id} on {runner.node} {ended.sentence}"
-    if node_state(facts, book, runner.node, now, timing) is NodeState.LOST:
+    if state is NodeState.LOST:
         return f"{runner.node} is lost, and {runner.id} with it"
     if any(process.runner_id == runner.id for process in node.facts.processes):
         return None

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from functools import cached_property
 
-from paceline.controller.book import Book, InstanceBook
+from paceline.controller.book import Book, InstanceBook, TaskBook
 from paceline.controller.facts import Facts
 from paceline.controller.ledger import Ledger
 from paceline.controller.nodes import NodeState, node_state
 from paceline.types.ids import Epoch, NodeName, RunnerId, TaskId
 from paceline.types.links import Link
+from paceline.types.states import TaskKind
 from paceline.types.timing import Timing
 
 
@@ -19,7 +20,6 @@ class Pass:
         self.book = book
         self.now = now
         self.timing = timing
-        self.ledger = Ledger(facts, book)
         self.names = book.names
         self.epochs = max(book.epochs, _newest_n(facts, book.term))
         self.taken: set[RunnerId] = set()
@@ -28,6 +28,20 @@ class Pass:
         self.nodes: dict[NodeName, NodeState] = {
             name: node_state(facts, book, name, now, timing) for name in facts.nodes
         }
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        """With what this pass has given away."""
+        return Ledger(self.facts, self.book)
+
+    @cached_property
+    def _latest(self) -> dict[tuple[RunnerId, TaskKind], TaskBook]:
+        tasks = self.book.tasks.values()
+        return {(entry.runner, entry.kind): entry for entry in tasks if not entry.by_hand}
+
+    def latest(self, runner: RunnerId | None, kind: TaskKind) -> TaskBook | None:
+        """The newest task of a kind that the controller itself has given to a runner."""
+        return self._latest.get((runner, kind)) if runner is not None else None
 
     @cached_property
     def links(self) -> tuple[Link, ...]:

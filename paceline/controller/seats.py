@@ -93,7 +93,7 @@ def why_unfilled(p: Pass, seat: SeatSeen) -> str:
     trouble = _last_trouble(p, seat)
     again_s = seat.seat.patience.not_before - p.now
     pause = f", tried again in {again_s:.0f} s" if again_s > 0 else ""
-    loading = p.book.latest(seat.seat.runner, TaskKind.LOAD) if seat.seat.runner else None
+    loading = p.latest(seat.seat.runner, TaskKind.LOAD)
     percent = f"{100 * (loading.progress if loading else 0):.0f} %"
     state = seat.runner.facts.state if seat.runner else ""
     says = {

@@ -27,10 +27,11 @@ BY_PROGRESS = frozenset({TaskKind.FETCH, TaskKind.LOAD})
 def task_news(p: Pass) -> Iterator[Action]:
     reports = _reports(p)
     for entry in p.book.tasks.values():
-        if entry.state.is_terminal:
-            yield from _contradiction(entry, reports.get(entry.id))
-        else:
-            yield from _step(p, entry, reports.get(entry.id))
+        report = reports.get(entry.id)
+        if not entry.state.is_terminal:
+            yield from _step(p, entry, report)
+        elif report is not None and report.state is not entry.state:
+            yield from _contradiction(entry, report)
     yield from _collected(p)
 
 
@@ -98,10 +99,8 @@ def _moved(entry: TaskBook, state: TaskState, reason: str, progress: float) -> A
     )
 
 
-def _contradiction(entry: TaskBook, report: TaskStatus | None) -> Iterator[Action]:
-    if report is None or entry.contradicted:
-        return
-    if report.state.is_terminal and report.state is not entry.state:
+def _contradiction(entry: TaskBook, report: TaskStatus) -> Iterator[Action]:
+    if report.state.is_terminal and not entry.contradicted:
         sentence = (
             f"{entry.id} on {entry.runner} is reported {report.state} after it ended "
             f"{entry.state}; nothing changes"
@@ -111,15 +110,12 @@ def _contradiction(entry: TaskBook, report: TaskStatus | None) -> Iterator[Actio
 
 def _collected(p: Pass) -> Iterator[Action]:
     """Finished tasks go after a while; the newest of each kind stays as long as its runner."""
-    ours = [entry for entry in p.book.tasks.values() if not entry.by_hand]
-    newest = {(entry.runner, entry.kind): entry.id for entry in ours}
-    stay = {name for (runner, _), name in newest.items() if runner in p.book.runners}
     old = tuple(
         entry.id
         for entry in p.book.tasks.values()
-        if entry.state.is_terminal
-        and entry.id not in stay
-        and p.now - entry.moved_at >= p.timing.keep_tasks_s
+        if p.now - entry.moved_at >= p.timing.keep_tasks_s
+        and entry.state.is_terminal
+        and not (entry.runner in p.book.runners and p.latest(entry.runner, entry.kind) is entry)
     )
     if old:
         yield TasksCollected(sentence=f"{len(old)} finished tasks are forgotten", task_ids=old)

@@ -58,8 +58,8 @@ class SimEventLog(EventLog):
         self._disk = disk
         self._hear = hear
 
-    def add(self, kind: str, sentence: str, facts: dict[str, Any] | None = None) -> Event:
-        event = super().add(kind, sentence, facts)
+    def add(self, *said: Any, **more: Any) -> Event:
+        event = super().add(*said, **more)
         if not self._disk.full:
             self._disk.events.append(event)
         self._hear(event)

@@ -168,7 +168,8 @@ class AnOlderEpochChangesNothing(Invariant):
 
     def _roster(self, node: SimNode) -> tuple[object, ...]:
         ending = [runner.name for runner in node.runners.values() if runner.is_ending]
-        return (node.roster.processes, node.roster.exits, node.roster.term, ending)
+        roster = node.roster
+        return (roster.processes, roster.exits, roster.term, ending, tuple(node.soundings))
 
     def _standing(self, runner: SimRunner) -> tuple[object, ...]:
         return (runner.state, runner.epoch, runner.seat_task, runner.rank, runner.alive)
@@ -261,7 +262,7 @@ class NothingOutlivesItsOwner(Invariant):
                 runner.name
                 for runner in self.world.runners()
                 if self._owner.get(runner.name) == action.instance
-                and nodes.get(runner.node.name) != NodeState.LOST
+                and nodes.get(runner.node.name, NodeState.LOST) != NodeState.LOST
                 and runner.node.host.runs
             ]
             self.demand(not left, f"{action.instance} is forgotten, and {left} live")

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any, cast
 from paceline.cluster.local.cluster import supervisor_identity
 from paceline.cluster.local.roster import Roster
 from paceline.process.spawn import Child
-from paceline.types.control import Kill, Launch, NodeBeat, Reserve
+from paceline.transport.probe import BAD_AFTER, EVERY_S, GIVE_UP_S, NEVER_AFTER
+from paceline.types.control import Kill, Launch, NodeBeat, Peers, Reserve
 from paceline.types.facts import NodeFacts
-from paceline.types.ids import RunnerId
+from paceline.types.ids import NodeName, RunnerId
+from paceline.types.links import Link, ProbeOffer
 from tests.simulation.host import Host
 from tests.simulation.network import End
 from tests.simulation.runner import Cause, SimRunner
@@ -19,6 +21,28 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 BEAT_S = 0.5
+
+
+class Sounding:
+    """What a node knows of the way to a peer, as `paceline.transport.probe` finds it out."""
+
+    def __init__(self) -> None:
+        self.is_measured = False
+        self.failures = 0
+        self._due_at = 0.0
+
+    @property
+    def is_bad(self) -> bool:
+        return self.failures >= (BAD_AFTER if self.is_measured else NEVER_AFTER)
+
+    def look(self, now: float, answers: bool) -> None:
+        if now < self._due_at:
+            return
+        if answers:
+            self.is_measured, self.failures, self._due_at = True, 0, now + EVERY_S
+        else:
+            self.failures += 1
+            self._due_at = now + 2 * GIVE_UP_S
 
 
 class SimNode:
@@ -57,7 +81,9 @@ class SimNode:
             Launch: self.roster.launch,
             Reserve: self.roster.reserve,
             Kill: self.roster.kill,
+            Peers: self._meet,
         }
+        self.soundings: dict[NodeName, Sounding] = {}
         self._end = self.world.network.join(self.identity, self.host, self._take)
         self._beat_due, self._look_at, self._beats = 0.0, math.inf, 0
         self.look_soon()
@@ -86,6 +112,28 @@ class SimNode:
 
     def obey(self, order: Any) -> None:
         self._orders[type(order)](order)
+
+    def _meet(self, order: Peers) -> None:
+        if order.incarnation == self.incarnation and order.term >= self.roster.term:
+            known = self.soundings
+            self.soundings = {
+                name: known.get(name) or Sounding()
+                for name in order.measure
+                if name != self.name and name in self.world.nodes
+            }
+
+    def _sound(self, now: float) -> tuple[Link, ...]:
+        """Whether what is sent to each peer comes back."""
+        passes = self.world.network.passes
+        for name, sounding in self.soundings.items():
+            peer = self.world.nodes[name]
+            answers = peer.host.runs and passes(self.name, name) and passes(name, self.name)
+            sounding.look(now, answers)
+        return tuple(
+            Link(a=self.name, b=name, bad=sounding.is_bad)
+            for name, sounding in self.soundings.items()
+            if sounding.is_measured or sounding.is_bad
+        )
 
     def _wake(self, at: float) -> None:
         if at < self._look_at:
@@ -117,6 +165,8 @@ class SimNode:
             cpus=2,
             memory_bytes=self.memory_bytes,
             blanks=self.blanks,
+            probe=ProbeOffer(address=f"probe:{self.incarnation}", public_key=self.incarnation),
+            links=self._sound(self.world.clock.now),
             processes=self.roster.processes,
             exits=self.roster.exits,
             term=self.roster.term,

@@ -134,9 +134,9 @@ class Schedule:
         for runner in world.runners():
             if not runner.pumps:
                 return f"{runner.name} is starting, or hangs"
-        for runner_id in book.runners:
-            if world.runner(runner_id) is None:
-                return f"{runner_id} is in the book and does not live"
+        for known in book.runners.values():
+            if known.kill or world.runner(known.id) is None:
+                return f"{known.id} is to end, or has ended"
         for task in book.tasks.values():
             if not task.state.is_terminal:
                 return f"{task.id} has not ended"
