@@ -105,6 +105,10 @@ def test_a_truncated_shard_is_told_and_mended(cluster, models, beside):
     assert found["state"] in ("recovering", "failed")
     (victim,) = (runner for runner in found["runners"] if runner["rank"] == 1)
     assert psutil.pid_exists(victim["pid"]), "a load that fails does not end its process"
+    os.kill(victim["pid"], signal.SIGKILL)
+    other = lambda: cluster.pids(name).get(1) not in (None, victim["pid"])  # noqa: E731
+    cluster.wait("another process, which fails just so", other)
+    reason(cluster, name, "truncated")
     weights.write_bytes(whole)
     cluster.ready(name, after=epoch)
     assert cluster.pids(name)[0] == before[0]

@@ -8,10 +8,11 @@ import signal
 from collections.abc import Iterator
 
 import pytest
+from filelock import FileLock
 
 from paceline.types.errors import PacelineError
 from tests.checkpoint.hub_server import serving
-from tests.support.cluster import MODEL, LocalCluster, local_cluster
+from tests.support.cluster import MODEL, LocalCluster, local_cluster, read_lines
 from tests.support.limits import SmallDisk, small_disk
 from tests.support.small import SMALL, write_small
 from tests.support.streams import body, calm
@@ -42,6 +43,28 @@ def cluster(disk, tmp_path_factory) -> Iterator[LocalCluster]:
         patch.setenv("PIP_NO_INDEX", "1")
         with local_cluster(disk.path) as running:
             yield running
+
+
+@pytest.mark.proof
+def test_a_runner_that_dies_while_it_fetches_is_replaced(cluster, disk):
+    """It waits for whoever holds the lock of the model, so it stays there."""
+
+    def blank() -> dict | None:
+        runners = cluster.api.get("/api/runners")
+        return next((r for r in runners if r["node"] == "node-1" and r["state"] == "idle"), None)
+
+    victim = cluster.wait("a blank runner", blank)
+    (disk.path / "locks").mkdir(exist_ok=True)
+    with FileLock(disk.path / "locks" / f"{MODEL}.lock"):
+        task = {"kind": "fetch", "model": MODEL}
+        cluster.api.post(f"/api/runners/{victim['runner_id']}/tasks?wait=0", task)
+        log = cluster.home.log_file("runner", victim["runner_id"])
+        cluster.wait("it to fetch", lambda: read_lines(log)[-1].get("kind") == "fetch")
+        os.kill(victim["pid"], signal.SIGKILL)
+        assert [line["state"] for line in read_lines(log) if line["event"] == "state"] == [
+            "fetching"
+        ]
+    cluster.wait("another blank runner", lambda: (b := blank()) and b["pid"] != victim["pid"])
 
 
 def test_a_fetch_that_fills_the_disk_waits_with_its_reason_and_ends_well(cluster, disk):
