@@ -74,7 +74,8 @@ def _why_broken(p: Pass, inst: InstanceBook, epoch: Epoch, seats: Sequence[SeatS
             if p.is_ready(seat.seat.plan.node):
                 return f"{seat} is silent"
         elif seat.stage is not Stage.FILLED or seat.runner is None:
-            return f"{seat} is {seat.stage}"
+            cause = seat.runner.facts.reason if seat.runner else ""
+            return f"{seat} is {seat.stage}" + (f": {cause}" if cause else "")
         elif why := _why_left(p, seat, seat.runner, epoch):
             return f"{seat} {why}"
     return ""

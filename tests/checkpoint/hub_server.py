@@ -14,13 +14,14 @@ COMMIT = "c" * 40
 
 
 class Hub(ThreadingHTTPServer):
-    """Serves `directory` as repository org/tiny. It counts what it sends and can misbehave."""
+    """Serves `directory` as a repository. It counts what it sends and can misbehave."""
 
     daemon_threads = True
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, repository: str) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.directory = directory
+        self.repository = repository
         self.stall_after: int | None = None
         """Bytes of a file's body after which nothing more comes."""
         self.lie = False
@@ -36,8 +37,8 @@ class Hub(ThreadingHTTPServer):
 
 
 @contextmanager
-def serving(directory: Path) -> Iterator[Hub]:
-    hub = Hub(directory)
+def serving(directory: Path, repository: str = "org/tiny") -> Iterator[Hub]:
+    hub = Hub(directory, repository)
     thread = threading.Thread(target=hub.serve_forever)
     thread.start()
     try:
@@ -56,7 +57,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if self.server.silent:
             self.server.closing.wait(30)
-        elif self.path.startswith("/api/models/org/tiny"):
+        elif self.path.startswith(f"/api/models/{self.server.repository}"):
             self._listing()
         else:
             self._file(with_body=True)
@@ -72,7 +73,9 @@ class _Handler(BaseHTTPRequestHandler):
                 sha256 = "0" * 64 if self.server.lie else _sha256(path)
                 entry["lfs"] = {"sha256": sha256, "size": path.stat().st_size, "pointerSize": 1}
             siblings.append(entry)
-        body = json.dumps({"id": "org/tiny", "sha": COMMIT, "siblings": siblings}).encode()
+        body = json.dumps(
+            {"id": self.server.repository, "sha": COMMIT, "siblings": siblings}
+        ).encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))

@@ -14,7 +14,7 @@ from typing import Any
 
 from paceline.types.ids import Epoch, fresh_id
 from paceline.types.model import Shard
-from paceline.types.states import RunnerState, TaskState
+from paceline.types.states import RunnerState, TaskKind, TaskState
 from paceline.types.tasks import TaskStatus
 from tests.support import shots
 from tests.support.runners import Runners
@@ -40,6 +40,9 @@ LOG_CHECKED = 300
 """Newest ended tasks of a process whose lines must be in its log: older ones may be rotated out."""
 
 
+_KINDS = frozenset(TaskKind)
+
+
 class Entry:
     """A task in the ledger."""
 
@@ -62,6 +65,8 @@ class Barrage:
         self.states: Counter[str] = Counter()
         self.stops = 0
         self._ledger: dict[str, Entry] = {}
+        self._ended: Counter[str] = Counter()
+        """By the living process, as its own counts have it."""
         self._stop_sent = False
         runners.until(lambda: runners.seen(0) is not None, "the runner's first beat")
 
@@ -215,6 +220,9 @@ class Barrage:
             self.listen(0.01)
             self._attend()
         self._close_ledger("")
+        facts = self.runners.seen(0)
+        counts = Counter(facts.task_counts if facts else {})
+        assert self._ended <= counts, f"{self._ended - counts} are missing in {counts}"
 
     def _attend(self) -> None:
         """A process that is gone must have obeyed a stop; it gets a successor."""
@@ -226,6 +234,7 @@ class Barrage:
         assert obeyed, f"the runner ended with {process.returncode}: {self._last_words()}"
         self.stops += 1
         self._close_ledger("ended with its runner")
+        self._ended.clear()
         self._stop_sent = False
         self.runners.replace(0)
         self.runners.until(lambda: self.runners.seen(0) is not None, "the next runner's first beat")
@@ -242,6 +251,7 @@ class Barrage:
             assert end.state is TaskState.COMPLETE or (
                 line["level"] == "warning" and line["reason"]
             )
+        self._ended.update(f"{end.kind}/{end.state}" for end in ends.values() if end.kind in _KINDS)
         for entry in self._ledger.values():
             self.tally[f"{entry.kind}/{entry.end.state if entry.end else otherwise}"] += 1
         self._ledger.clear()

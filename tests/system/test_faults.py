@@ -15,6 +15,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.cluster import MODEL, LocalCluster, local_cluster
+from tests.support.freeze import frozen_thread
 from tests.support.models import smollm2_dir
 from tests.support.small import SMALL, write_small
 from tests.support.streams import Stream, body, calm
@@ -106,6 +107,23 @@ def test_a_rank_that_stands_still_is_replaced_and_its_stream_goes_on(cluster, sm
     cluster.wait("the stopped process to be gone", lambda: not psutil.pid_exists(before[rank]))
 
 
+@pytest.mark.parametrize("rank", [1, pytest.param(0, marks=pytest.mark.proof)])
+def test_a_rank_that_beats_and_does_not_compute_is_replaced_and_its_stream_goes_on(
+    cluster, small, rank
+):
+    request = asked(15 + rank)
+    expected = calm(cluster, request)
+    before, epoch = cluster.pids(small), cluster.instance(small)["epoch"]
+    with frozen_thread(before[rank], "compute"):
+        assert calm(cluster, request) == expected
+    cluster.ready(small, after=epoch)
+    after = cluster.pids(small)
+    assert after[1 - rank] == before[1 - rank]
+    assert after[rank] != before[rank]
+    stuck = [event["sentence"] for event in cluster.events() if "it is stuck" in event["sentence"]]
+    assert any("has not moved for" in sentence for sentence in stuck), stuck
+
+
 # --- everyone else -------------------------------------------------------------------------------
 
 
@@ -174,6 +192,35 @@ def test_a_supervisor_that_stands_still_moves_nothing_while_its_line_stands(clus
     cluster.wait("the node to be ready", steady)
     assert cluster.pids(small) == before
     assert cluster.ready(small)["epoch"] == epoch
+
+
+@pytest.mark.proof
+def test_a_node_that_falls_silent_is_waited_for_with_the_reason(cluster, small):
+    epoch = cluster.instance(small)["epoch"]
+    (supervisor,) = cluster.processes("--node node-2 --memory")
+    silent = [supervisor, *supervisor.children()]
+    for process in silent:
+        process.suspend()
+    waits = lambda: cluster.instance(small)["state"] == "waiting"  # noqa: E731
+    cluster.wait("it to wait", waits)
+    reasons = " ".join(cluster.instance(small)["reasons"])
+    assert "node-2" in reasons, reasons
+    for process in silent:
+        process.resume()
+    cluster.ready(small, after=epoch)
+
+
+@pytest.mark.proof
+def test_a_blank_runner_that_dies_is_replaced(cluster, small):
+    def blanks() -> dict[str, int]:
+        runners = cluster.api.get("/api/runners")
+        return {r["node"]: r["pid"] for r in runners if r["seat"] is None and r["state"] == "idle"}
+
+    cluster.wait("a blank runner on each node", lambda: len(blanks()) == 2)
+    before = blanks()
+    os.kill(before["node-1"], signal.SIGKILL)
+    another = lambda: blanks().get("node-1") not in (None, before["node-1"])  # noqa: E731
+    cluster.wait("another blank runner", another)
 
 
 def test_after_all_that_it_answers(cluster, real):
