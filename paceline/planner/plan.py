@@ -1,51 +1,42 @@
-"""From a wish, a model's sizes and the nodes' free memory to a placement, or to the reasons why
-there is none. Deterministic: equal inputs give equal answers."""
+"""From a wish, a model's sizes and what is measured of the nodes to a placement, or to the reasons
+why there is none. Deterministic: equal inputs give equal answers, in whatever order they come."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from itertools import pairwise
 
-import msgspec
+from msgspec.structs import replace
 
-from paceline.planner.memory import (
-    AUTO_DTYPE,
-    DTYPES,
-    STEP_ROWS,
-    MemoryModel,
-    human_bytes,
-    pages_for,
+from paceline.planner.budget import NodeBudget
+from paceline.planner.cost import forecast
+from paceline.planner.memory import MemoryModel
+from paceline.planner.policy import Counts, counts
+from paceline.planner.reasons import (
+    evenest_line,
+    too_few,
+    why_kept,
+    why_not,
+    why_so_many,
 )
-from paceline.planner.policy import policy_nodes
-from paceline.planner.split import split_layers
-from paceline.types.errors import InvalidRequest
-from paceline.types.ids import NodeName
+from paceline.planner.search import best_line
+from paceline.planner.table import NEVER, Line, Table, make_table
+from paceline.planner.windows import make_windows
+from paceline.planner.wish import kv_pages, memory_model
 from paceline.types.instance import (
-    DEFAULT_CONTEXT,
-    DEFAULT_SEQUENCES,
     InstanceWish,
     NoPlacement,
     Placement,
+    Preview,
     SeatPlan,
 )
-from paceline.types.model import ModelFacts, Shard
+from paceline.types.links import NO_LINKS, Links
+from paceline.types.model import ModelFacts
+from paceline.types.policy import DEFAULT_TIERS, Tier
+from paceline.types.states import Objective
 
-TOKENS_PER_SEQUENCE = 512
-"""KV that a sequence takes on average, for the default size of an instance."""
-
-
-class NodeBudget(msgspec.Struct, frozen=True, kw_only=True):
-    """What a node offers to placements, in bytes, and what of it nobody has reserved."""
-
-    name: NodeName
-    memory_bytes: int
-    free_bytes: int
-
-
-class _Attempt(msgspec.Struct, frozen=True):
-    """One way to put the model on some nodes; `overflows` says where it does not fit."""
-
-    seats: tuple[SeatPlan, ...]
-    overflows: tuple[str, ...]
+MOVE_GAIN = 0.2
+"""A line that still works is left where it is unless another is better by more than this."""
 
 
 def plan(
@@ -54,113 +45,153 @@ def plan(
     wish: InstanceWish,
     *,
     sticky: Placement | None = None,
+    links: Links = NO_LINKS,
+    tiers: Sequence[Tier] = DEFAULT_TIERS,
 ) -> Placement | NoPlacement:
-    """Put `model` on as few of `nodes` as hold it, within the wish's bounds.
+    """Put `model` on some of `nodes`, within the wish's bounds, as its objective says.
 
-    Fewest nodes first, because one node answers fastest whenever the model fits. `sticky` is the
-    placement that was: its nodes are kept where the count stays and the model still fits.
-    Raises InvalidRequest for a wish that no cluster could ever meet.
+    For latency one node, where the model fits on one. `sticky` is the placement that was: where
+    all of it still works it stays, unless something much better is there; else what its nodes
+    have loaded is used again where that costs little. Raises InvalidRequest for a wish that no
+    cluster could ever meet.
     """
-    memory = MemoryModel(model, resolve_dtype(wish.dtype))
-    _validate(wish, memory)
-    least, most = wish.min_nodes, min(wish.max_nodes or len(nodes), len(nodes), memory.layers)
-    if least > most:
-        return NoPlacement(reasons=(_too_few(wish, nodes),))
-    kv_pages = pages_for(kv_tokens(model, wish))
-    attempt: _Attempt | None = None
-    for count in range(least, most + 1):
-        for line in _lines(nodes, count, sticky):
-            attempt = _attempt(memory, line, kv_pages)
-            if not attempt.overflows:
-                reasons = _reasons(model, wish, count, least)
-                dtype = resolve_dtype(wish.dtype)
-                return Placement(seats=attempt.seats, dtype=dtype, reasons=reasons)
-    assert attempt is not None  # least <= most, so at least one count was tried
-    return NoPlacement(reasons=_why_not(wish, most, attempt))
+    return _Planner(model, nodes, wish, sticky, links).plan(tiers)
 
 
-def resolve_dtype(dtype: str) -> str:
-    resolved = AUTO_DTYPE if dtype == "auto" else dtype
-    if resolved not in DTYPES:
-        known = ", ".join(["auto", *sorted(DTYPES)])
-        raise InvalidRequest(f"dtype {dtype!r} is not supported; use one of: {known}")
-    return resolved
+def preview(
+    model: ModelFacts,
+    nodes: Sequence[NodeBudget],
+    wish: InstanceWish,
+    *,
+    links: Links = NO_LINKS,
+    tiers: Sequence[Tier] = DEFAULT_TIERS,
+) -> Preview:
+    """The same, for people: where an instance would go, with its forecast, or why nowhere."""
+    answer = plan(model, nodes, wish, links=links, tiers=tiers)
+    return Preview(
+        model=model.name,
+        objective=wish.objective,
+        placement=answer if isinstance(answer, Placement) else None,
+        reasons=answer.reasons,
+        disk_bytes=model.disk_bytes,
+    )
 
 
-def kv_tokens(model: ModelFacts, wish: InstanceWish) -> int:
-    """Tokens of KV that all sequences of the instance share."""
-    if wish.kv_tokens is not None:
-        return wish.kv_tokens
-    one_context = min(model.max_context, DEFAULT_CONTEXT)
-    return max(one_context, DEFAULT_SEQUENCES * min(TOKENS_PER_SEQUENCE, one_context))
-
-
-def _validate(wish: InstanceWish, memory: MemoryModel) -> None:
-    if wish.min_nodes < 1:
-        raise InvalidRequest(f"min_nodes must be at least 1, not {wish.min_nodes}")
-    if wish.max_nodes is not None and wish.max_nodes < wish.min_nodes:
-        raise InvalidRequest(
-            f"max_nodes ({wish.max_nodes}) must not be less than min_nodes ({wish.min_nodes})"
-        )
-    if wish.min_nodes > memory.layers:
-        raise InvalidRequest(
-            f"min_nodes is {wish.min_nodes}, but {wish.model} has only {memory.layers} layers"
-        )
-    if wish.kv_tokens is not None and wish.kv_tokens < STEP_ROWS:
-        raise InvalidRequest(f"kv_tokens must be at least {STEP_ROWS}, not {wish.kv_tokens}")
-
-
-def _lines(
-    nodes: Sequence[NodeBudget], count: int, sticky: Placement | None
-) -> Iterable[Sequence[NodeBudget]]:
-    """Orders of nodes worth trying for a line of this length, best first."""
-    if sticky is not None and sticky.world_size == count:
+class _Planner:
+    def __init__(
+        self,
+        model: ModelFacts,
+        nodes: Sequence[NodeBudget],
+        wish: InstanceWish,
+        sticky: Placement | None,
+        links: Links,
+    ) -> None:
+        self._model, self._wish, self._links = model, wish, links
+        self._memory = memory_model(model, wish)
+        self._kv_pages = kv_pages(model, wish)
+        self._sticky = sticky if sticky and self._is_of_this_kind(sticky) else None
         by_name = {node.name: node for node in nodes}
-        if all(seat.node in by_name for seat in sticky.seats):
-            yield [by_name[seat.node] for seat in sticky.seats]
-    yield sorted(nodes, key=lambda node: (-node.free_bytes, node.name))[:count]
+        ordered = sorted(by_name.values(), key=lambda node: (-node.free_bytes, node.name))
+        self._nodes = [self._with_what_it_holds(node) for node in ordered]
+
+    def plan(self, tiers: Sequence[Tier]) -> Placement | NoPlacement:
+        model, nodes, wish = self._model, self._nodes, self._wish
+        allowed = counts(wish, model.disk_bytes, len(nodes), self._memory.layers, tiers)
+        if allowed is None:
+            return NoPlacement(reasons=(too_few(wish, nodes),))
+        table = make_table(self._memory, nodes, self._links, self._kv_pages)
+        line = self._best(table, allowed)
+        best = self._placement(line) if line else None
+        kept = self._kept(table, allowed)
+        if kept:
+            gain = self._measure(kept) / self._measure(best) - 1 if best else 0.0
+            if gain <= MOVE_GAIN:
+                return replace(kept, reasons=(why_kept(gain),))
+        if best is None:
+            return NoPlacement(
+                reasons=why_not(self._memory, nodes, wish, table, allowed, self._kv_pages)
+            )
+        because = why_so_many(wish, model.disk_bytes, allowed, best.world_size)
+        return replace(best, reasons=(because,))
+
+    def _best(self, table: Table, allowed: Counts) -> Line | None:
+        quick = self._wish.objective is Objective.LATENCY
+        if quick and allowed.least == 1 and make_windows(table).alone.any():
+            return best_line(table, self._wish.objective, Counts(1, 1, 1))
+        line = best_line(table, self._wish.objective, allowed)
+        if line is None:
+            full, line = evenest_line(table, allowed)
+            return line if full <= 1 and table.hops(line.nodes) < NEVER else None
+        return line
+
+    def _kept(self, table: Table, allowed: Counts) -> Placement | None:
+        """The placement that was, if all of it still works and the wish still allows it."""
+        sticky = self._sticky
+        if sticky is None or not allowed.least <= sticky.world_size <= allowed.ceiling:
+            return None
+        index = {node.name: i for i, node in enumerate(self._nodes)}
+        if any(seat.node not in index for seat in sticky.seats):
+            return None
+        seats = sticky.seats
+        line = Line(
+            tuple(index[seat.node] for seat in seats), tuple(seat.shard.stop for seat in seats)
+        )
+        works = table.fits(line) and table.hops(line.nodes) < NEVER
+        return self._placement(line) if works else None
+
+    def _is_of_this_kind(self, placement: Placement) -> bool:
+        """Whether its runners could be used as they are: all layers once, each on a node of its
+        own, of the same dtype and with as many pages."""
+        shards = [seat.shard for seat in placement.seats]
+        return (
+            placement.dtype == self._memory.dtype_name
+            and len({seat.node for seat in placement.seats}) == len(shards) > 0
+            and all(seat.kv_pages == self._kv_pages for seat in placement.seats)
+            and all(shard.layers == self._memory.layers for shard in shards)
+            and shards[0].is_first
+            and shards[-1].is_last
+            and all(a.stop == b.start for a, b in pairwise(shards))
+        )
+
+    def _with_what_it_holds(self, node: NodeBudget) -> NodeBudget:
+        seats = self._sticky.seats if self._sticky else ()
+        seated = tuple(seat.shard for seat in seats if seat.node == node.name)
+        return replace(node, holds=(*node.holds, *seated)) if seated else node
+
+    def _placement(self, line: Line) -> Placement:
+        return placement(
+            self._memory,
+            self._links,
+            self._kv_pages,
+            [(self._nodes[node], start, stop) for node, start, stop in line.parts],
+        )
+
+    def _measure(self, placed: Placement) -> float:
+        """What the objective wants little of, as it will be once everything is loaded."""
+        predicted = placed.forecast
+        assert predicted is not None  # made by placement()
+        match self._wish.objective:
+            case Objective.LATENCY:
+                return predicted.seconds_per_token
+            case Objective.THROUGHPUT:
+                return 1 / predicted.tokens_per_s
+            case Objective.MEMORY:
+                return float(max(seat.memory_bytes for seat in placed.seats))
 
 
-def _attempt(memory: MemoryModel, line: Sequence[NodeBudget], kv_pages: int) -> _Attempt:
-    shards = split_layers(memory, [node.free_bytes for node in line], kv_pages)
-    seats, overflows = [], []
-    for rank, (node, shard) in enumerate(zip(line, shards, strict=True)):
+def placement(
+    memory: MemoryModel,
+    links: Links,
+    kv_pages: int,
+    parts: Sequence[tuple[NodeBudget, int, int]],
+) -> Placement:
+    """Seats and forecast of (node, start, stop) for each rank."""
+    seats = []
+    for rank, (node, start, stop) in enumerate(parts):
+        shard = memory.shard(start, stop)
         need = memory.rank_bytes(shard, kv_pages)
         seats.append(
             SeatPlan(rank=rank, node=node.name, shard=shard, memory_bytes=need, kv_pages=kv_pages)
         )
-        if need > node.free_bytes:
-            overflows.append(_overflow(node, shard, need))
-    return _Attempt(tuple(seats), tuple(overflows))
-
-
-def _overflow(node: NodeBudget, shard: Shard, need: int) -> str:
-    return (
-        f"{node.name}: needs {human_bytes(need)} for layers {shard.start}–{shard.stop - 1}, "
-        f"has {human_bytes(node.free_bytes)} free of {human_bytes(node.memory_bytes)}"
-    )
-
-
-def _nodes(count: int) -> str:
-    return "1 node" if count == 1 else f"{count} nodes"
-
-
-def _too_few(wish: InstanceWish, nodes: Sequence[NodeBudget]) -> str:
-    if not nodes:
-        return "no node is ready; the instance starts when one joins"
-    return f"asked for at least {_nodes(wish.min_nodes)}, {_nodes(len(nodes))} ready"
-
-
-def _reasons(model: ModelFacts, wish: InstanceWish, count: int, least: int) -> tuple[str, ...]:
-    if count > least:
-        policy = policy_nodes(model.disk_bytes)
-        beyond = f", beyond the policy's {_nodes(policy)}" if count > policy else ""
-        return (f"{_nodes(count)}, because the model does not fit on fewer{beyond}",)
-    if wish.min_nodes > 1:
-        return (f"{_nodes(count)}, as asked for by min_nodes",)
-    return ("1 node, because the model fits and one node answers fastest",)
-
-
-def _why_not(wish: InstanceWish, most: int, attempt: _Attempt) -> tuple[str, ...]:
-    limit = "max_nodes" if wish.max_nodes == most else "all that are ready"
-    return (f"{wish.model} does not fit on {_nodes(most)} ({limit})", *attempt.overflows)
+    predicted = forecast(memory, seats, {node.name: node for node, _, _ in parts}, links)
+    return Placement(seats=tuple(seats), dtype=memory.dtype_name, forecast=predicted)

@@ -40,6 +40,33 @@ class SeatPlan(msgspec.Struct, frozen=True, kw_only=True):
     kv_pages: int
 
 
+class RankForecast(msgspec.Struct, frozen=True, kw_only=True):
+    """What one rank is predicted to take. Bytes are of anonymous memory."""
+
+    rank: int
+    weight_bytes: int
+    kv_bytes: int
+    memory_bytes: int
+    """All of it: activations, headroom and the process itself too."""
+    free_bytes: int
+    """What the node has for it."""
+    stage_s: float
+    """To bring one row through its layers, and on the last rank through the head."""
+    hop_s: float
+    """To bring a row to the next rank, or from the last the sampled id back to the driver."""
+
+
+class Forecast(msgspec.Struct, frozen=True, kw_only=True):
+    """What a placement is predicted to reach, with short contexts."""
+
+    seconds_per_token: float
+    """Of one stream: every stage and every hop once."""
+    tokens_per_s: float
+    """Of all streams together once every rank is busy, one row a step: the slowest stage or link
+    decides. Steps of more rows give more."""
+    ranks: tuple[RankForecast, ...]
+
+
 class Placement(msgspec.Struct, frozen=True, kw_only=True):
     """Which node holds which rank with which layers, first rank first."""
 
@@ -47,6 +74,8 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
     dtype: str
     reasons: tuple[str, ...] = ()
     """Sentences that say why it is so."""
+    forecast: Forecast | None = None
+    """None where nobody has planned it: a line that was adopted."""
 
     @property
     def world_size(self) -> int:
@@ -57,6 +86,26 @@ class NoPlacement(msgspec.Struct, frozen=True, kw_only=True):
     """Why the model cannot be placed now; one sentence per node or group."""
 
     reasons: tuple[str, ...]
+
+
+class ManualSeat(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One rank of a placement that a person wrote: layers [start, stop) on a node."""
+
+    rank: int
+    node: NodeName
+    start: int
+    stop: int
+
+
+class Preview(msgspec.Struct, frozen=True, kw_only=True):
+    """Where an instance would go now, or why nowhere."""
+
+    model: str
+    objective: Objective
+    placement: Placement | None
+    reasons: tuple[str, ...]
+    disk_bytes: int = 0
+    """Of the checkpoint's weights: what the policy goes by."""
 
 
 class RunnerView(msgspec.Struct, frozen=True, kw_only=True):

@@ -23,6 +23,19 @@ class Link(msgspec.Struct, frozen=True, kw_only=True):
     """Known not to work: no line goes over it."""
 
 
+class Links(msgspec.Struct, frozen=True, kw_only=True):
+    """All that is known of the edges of a cluster. Of several reports of one edge the worst of
+    each figure counts."""
+
+    measured: tuple[Link, ...] = ()
+    round_trip_s: float = DEFAULT_ROUND_TRIP_S
+    bytes_per_s: float = DEFAULT_BYTES_PER_S
+    """Of the edges that nobody has measured."""
+
+
+NO_LINKS = Links()
+
+
 class ProbeOffer(msgspec.Struct, frozen=True, kw_only=True):
     """Where a node echoes what its peers send to measure the way to it."""
 

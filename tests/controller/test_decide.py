@@ -8,6 +8,7 @@ from msgspec.structs import replace
 from paceline.controller.actions import OrderAgain, RunnerGone, TellAgain
 from paceline.controller.book import Patience
 from paceline.controller.facts import ModelSeen
+from paceline.planner import human_bytes
 from paceline.planner.memory import PROCESS_BYTES
 from paceline.process.backoff import Backoff
 from paceline.types.control import Assign, Kill, Launch, Line, Reserve
@@ -16,6 +17,8 @@ from paceline.types.ids import Epoch, Seat
 from paceline.types.states import InstanceState, RunnerState, TaskState
 from paceline.types.tasks import Connect, Fetch, Load, Stop, TaskStatus, WarmUp
 from tests.controller.scenes import GIB, MEMORY, NOW, PLACED, SMOL, Scene
+
+NEED = {node: human_bytes(count) for node, count in MEMORY.items()}
 
 ONE, TWO = Epoch(1, 1), Epoch(1, 2)
 
@@ -45,8 +48,8 @@ def test_a_wish_is_placed_and_its_runners_are_launched_once() -> None:
     assert said == [
         "i-1 (smol) is placed: rank 0 on n1 (layers 0–15), rank 1 on n2 (layers 16–29); "
         "2 nodes, as asked for by min_nodes",
-        "r-1-1 is launched on n1 for i-1/0, 754 MiB reserved",
-        "r-1-2 is launched on n2 for i-1/1, 739 MiB reserved",
+        f"r-1-1 is launched on n1 for i-1/0, {NEED['n1']} reserved",
+        f"r-1-2 is launched on n2 for i-1/1, {NEED['n2']} reserved",
     ]
     assert [(to, type(order)) for to, order in scene.sent] == [("n1", Launch), ("n2", Launch)]
     assert scene.inst.state is InstanceState.STARTING
@@ -133,7 +136,7 @@ def test_an_exit_breaks_the_line_and_only_the_missing_runner_is_launched() -> No
     scene.node("n2", exits=(killed,))
     assert scene.go() == [
         "r-1 on n2 killed by SIGKILL",
-        "r-1-1 is launched on n2 for i-1/1, 739 MiB reserved",
+        f"r-1-1 is launched on n2 for i-1/1, {NEED['n2']} reserved",
     ]
     assert scene.inst.state is InstanceState.RECOVERING
     assert any("killed by SIGKILL" in reason for reason in scene.inst.reasons)
@@ -165,7 +168,7 @@ def test_a_runner_that_ends_again_and_again_is_launched_with_growing_pauses() ->
     scene.now += 1.1
     for name in ("n1", "n2"):
         scene.nodes[name] = replace(scene.nodes[name], heard_at=scene.now)
-    assert scene.go() == ["r-1-1 is launched on n2 for i-1/1, 739 MiB reserved"]
+    assert scene.go() == [f"r-1-1 is launched on n2 for i-1/1, {NEED['n2']} reserved"]
 
 
 def test_a_lost_line_gets_a_newer_epoch_and_keeps_its_runners() -> None:
@@ -237,7 +240,7 @@ def test_a_lost_node_without_a_substitute_makes_the_instance_wait_and_its_return
     scene.node("n2", incarnation="b")
     assert scene.go()[1:] == [
         "i-1 goes on: what it waited for is there",
-        "r-1-1 is launched on n2 for i-1/1, 739 MiB reserved",
+        f"r-1-1 is launched on n2 for i-1/1, {NEED['n2']} reserved",
     ]
 
 
@@ -358,7 +361,7 @@ def test_a_blank_runner_takes_the_seat_of_a_dead_one_and_its_node_reserves_the_m
     scene.sent.clear()
     assert scene.go() == [
         "r-1 on n2 killed by SIGKILL",
-        "r-1-1 on n2 takes i-1/1, it is idle; 739 MiB reserved",
+        f"r-1-1 on n2 takes i-1/1, it is idle; {NEED['n2']} reserved",
     ]
     reserve = Reserve(runner_id="r-1-1", incarnation="a", memory_bytes=MEMORY["n2"], term=1)
     assert scene.sent == [("n2", reserve)]
@@ -378,8 +381,8 @@ def test_a_blank_runner_that_is_still_starting_is_waited_for() -> None:
     scene.go()
     scene.wanted()
     assert scene.go()[1:] == [
-        "r-1-1 on n1 takes i-1/0, it is still starting; 754 MiB reserved",
-        "r-1-2 on n2 takes i-1/1, it is still starting; 739 MiB reserved",
+        f"r-1-1 on n1 takes i-1/0, it is still starting; {NEED['n1']} reserved",
+        f"r-1-2 on n2 takes i-1/1, it is still starting; {NEED['n2']} reserved",
     ]
 
 
@@ -390,7 +393,7 @@ def test_blank_runners_take_no_room_from_what_is_placed() -> None:
     scene.go()
     scene.wanted()
     said = scene.go()
-    assert "r-1-1 on n1 takes i-1/0, it is still starting; 754 MiB reserved" in said
+    assert f"r-1-1 on n1 takes i-1/0, it is still starting; {NEED['n1']} reserved" in said
 
 
 def test_a_blank_runner_that_dies_is_replaced_with_growing_pauses() -> None:
@@ -589,8 +592,8 @@ def test_a_restarted_controller_launches_nothing_before_the_living_could_speak()
     assert scene.inst.reasons == ("waiting: looking for its runners from before the restart",)
     scene.started_at = NOW - 5.0
     said = scene.go()
-    assert "r-0 on n1 takes i-1/0, with its layers; 754 MiB reserved" in said
-    assert "r-2-1 is launched on n2 for i-1/1, 739 MiB reserved" in said
+    assert f"r-0 on n1 takes i-1/0, with its layers; {NEED['n1']} reserved" in said
+    assert f"r-2-1 is launched on n2 for i-1/1, {NEED['n2']} reserved" in said
 
 
 def test_runners_that_no_seat_needs_are_ended() -> None:

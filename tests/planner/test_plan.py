@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from paceline.planner import MemoryModel, NodeBudget, plan
-from paceline.planner.memory import GIB, MIB, PROCESS_BYTES
+from paceline.planner.memory import PROCESS_BYTES
 from paceline.planner.policy import policy_nodes
+from paceline.planner.sizes import GIB, MIB
 from paceline.types.errors import InvalidRequest
 from paceline.types.instance import InstanceWish, NoPlacement, Placement
 from paceline.types.model import PAGE_TOKENS, ModelFacts

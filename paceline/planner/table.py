@@ -1,0 +1,219 @@
+"""All that a search asks, as arrays of whole numbers: bytes, and ticks of a picosecond.
+
+Whole numbers add up the same in any order, so equal lines have equal costs, ties are ties, and
+the exact search is exact. Nodes are indices, in their order of preference: most room first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from paceline.planner.budget import NodeBudget
+from paceline.planner.cost import Edges, byte_s, carry_s, trip_s
+from paceline.planner.memory import HEADROOM, PROCESS_BYTES, MemoryModel
+from paceline.types.ids import NodeName
+from paceline.types.links import Links
+
+Ints = NDArray[np.int64]
+
+TICKS_PER_S = 10**12
+NEVER = 2**61
+"""Ticks of what cannot be. Twice this still fits."""
+
+LOADING = 1.10
+"""A rank that has to load its layers counts as so much slower: a small gain moves nothing."""
+FETCHING = 1.25
+"""The same where the layers are not on the node's disk."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """An order of nodes, and where each one's layers stop."""
+
+    nodes: tuple[int, ...]
+    stops: tuple[int, ...]
+
+    @property
+    def parts(self) -> list[tuple[int, int, int]]:
+        """(node, start, stop) of each rank."""
+        starts = (0, *self.stops[:-1])
+        return list(zip(self.nodes, starts, self.stops, strict=True))
+
+
+@dataclass(frozen=True)
+class Table:
+    """`time` and `plain` are prefix sums over layers, [nodes, layers + 1]: with what loading
+    counts for, and without. `hop` [nodes, nodes] brings a row onward, `back` an id to the driver,
+    and `carry` is for how long a row keeps the link busy."""
+
+    need: Ints
+    """Allocated bytes of the first 0, 1, 2 … layers."""
+    fixed: int
+    """Allocated by any rank, and further by the first, the last, less by one that is both."""
+    first_extra: int
+    last_extra: int
+    shared: int
+    room: Ints
+    """What each node can allocate: its free bytes without headroom and process."""
+    time: Ints
+    plain: Ints
+    head: Ints
+    plain_head: Ints
+    hop: Ints
+    back: Ints
+    carry: Ints
+    held: tuple[tuple[int, int, int], ...]
+    """(node, start, stop) of shards that need no loading."""
+
+    @property
+    def count(self) -> int:
+        return len(self.room)
+
+    @property
+    def layers(self) -> int:
+        return len(self.need) - 1
+
+    @cached_property
+    def held_by(self) -> dict[int, list[tuple[int, int]]]:
+        found: dict[int, list[tuple[int, int]]] = {}
+        for node, start, stop in self.held:
+            found.setdefault(node, []).append((start, stop))
+        return found
+
+    def bytes(self, start: Ints | int, stop: Ints | int) -> Ints:
+        """Allocated bytes of layers [start, stop); arrays broadcast."""
+        first, last = np.equal(start, 0), np.equal(stop, self.layers)
+        extras = first * self.first_extra + last * self.last_extra - (first & last) * self.shared
+        total: Ints = self.need[stop] - self.need[start] + self.fixed + extras
+        return total
+
+    def ticks(self, node: int, start: Ints | int, stop: Ints | int) -> Ints:
+        """For a node to bring a row through layers [start, stop); arrays broadcast."""
+        last = np.equal(stop, self.layers)
+        total: Ints = self.time[node][stop] - self.time[node][start] + last * self.head[node]
+        for a, b in self.held_by.get(node, ()):
+            plain = self.plain[node, b] - self.plain[node, a]
+            plain += self.plain_head[node] * (b == self.layers)
+            total = np.where(np.equal(start, a) & np.equal(stop, b), plain, total)
+        return total
+
+    def latency(self, line: Line) -> int:
+        """Ticks of one token; NEVER or more over a bad edge."""
+        return sum(int(self.ticks(*part)) for part in line.parts) + self.hops(line.nodes)
+
+    def hops(self, order: Sequence[int]) -> int:
+        """Ticks between the nodes of a line, and back to the driver."""
+        if len(order) == 1:
+            return 0
+        onward = sum(int(self.hop[a, b]) for a, b in pairwise(order))
+        return min(onward + int(self.back[order[-1], order[0]]), NEVER)
+
+    def fits(self, line: Line) -> bool:
+        return all(self.bytes(start, stop) <= self.room[node] for node, start, stop in line.parts)
+
+    def take(self, nodes: Ints) -> Table:
+        """The same of these nodes only, in this order."""
+        place = {int(node): i for i, node in enumerate(nodes)}
+        return replace(
+            self,
+            room=self.room[nodes],
+            time=self.time[nodes],
+            plain=self.plain[nodes],
+            head=self.head[nodes],
+            plain_head=self.plain_head[nodes],
+            hop=self.hop[np.ix_(nodes, nodes)],
+            back=self.back[np.ix_(nodes, nodes)],
+            carry=self.carry[np.ix_(nodes, nodes)],
+            held=tuple((place[n], a, b) for n, a, b in self.held if n in place),
+        )
+
+
+def make_table(
+    memory: MemoryModel,
+    nodes: Sequence[NodeBudget],
+    links: Links,
+    kv_pages: int,
+) -> Table:
+    """`nodes` in their order of preference, no name twice."""
+    weights = _parts(memory.layer_weights)
+    speeds = np.array([byte_s(node) * TICKS_PER_S for node in nodes])
+    plain = np.outer(speeds, [*weights, memory.head_weights])
+    slow = plain * _slowdown(nodes, memory.layers)
+    hop, back, carry = _edges(memory, nodes, links)
+    return Table(
+        need=_prefix(weights + memory.layer_kv(kv_pages)),
+        fixed=memory.step_activations,
+        first_extra=memory.embed_weights,
+        last_extra=memory.head_weights + memory.sample_activations,
+        shared=memory.shared_weights,
+        room=np.array([allocatable(node.free_bytes) for node in nodes], dtype=np.int64),
+        time=_prefix(_whole(slow[:, :-1])),
+        plain=_prefix(_whole(plain[:, :-1])),
+        head=_whole(slow[:, -1]),
+        plain_head=_whole(plain[:, -1]),
+        hop=hop,
+        back=back,
+        carry=carry,
+        held=tuple(
+            (i, shard.start, shard.stop)
+            for i, node in enumerate(nodes)
+            for shard in sorted(set(node.holds), key=lambda shard: (shard.start, shard.stop))
+            if shard.layers == memory.layers
+        ),
+    )
+
+
+def allocatable(free_bytes: int) -> int:
+    """Most bytes that a rank may allocate so that, with headroom and process, it fits."""
+    room = free_bytes - PROCESS_BYTES
+    whole, rest = divmod(room, HEADROOM + 1)
+    return HEADROOM * whole + min(rest, HEADROOM - 1)
+
+
+def _slowdown(nodes: Sequence[NodeBudget], layers: int) -> NDArray[np.float64]:
+    """[nodes, layers + 1]: what having to load each layer, and lastly the head, counts for."""
+    rows = np.ones((len(nodes), layers + 1))
+    for row, node in zip(rows, nodes, strict=True):
+        row[:] = LOADING if node.on_disk else FETCHING
+        for shard in node.holds:
+            row[shard.start : shard.stop + shard.is_last] = LOADING
+    return rows
+
+
+def _edges(
+    memory: MemoryModel, nodes: Sequence[NodeBudget], links: Links
+) -> tuple[Ints, Ints, Ints]:
+    """Hop, back and carry."""
+    index = {node.name: i for i, node in enumerate(nodes)}
+    edges = Edges(links, index)
+    usual = edges.unmeasured(NodeName(""), NodeName(""))
+    shape = (len(nodes), len(nodes))
+    trip = np.full(shape, round(trip_s(usual) * TICKS_PER_S))
+    carry = np.full(shape, round(carry_s(usual, memory) * TICKS_PER_S))
+    bad = np.eye(len(nodes), dtype=bool)
+    for link in edges.measured.values():
+        a, b = index[link.a], index[link.b]
+        trip[a, b] = trip[b, a] = round(trip_s(link) * TICKS_PER_S)
+        carry[a, b] = carry[b, a] = round(carry_s(link, memory) * TICKS_PER_S)
+        bad[a, b] = bad[b, a] = link.bad
+    return np.where(bad, NEVER, trip + carry), np.where(bad, NEVER, trip), carry
+
+
+def _whole(values: NDArray[np.float64]) -> Ints:
+    return np.rint(values).astype(np.int64)
+
+
+def _parts(sums: Sequence[int]) -> Ints:
+    return np.array([b - a for a, b in pairwise(sums)], dtype=np.int64)
+
+
+def _prefix(layers: Ints) -> Ints:
+    sums = np.zeros((*layers.shape[:-1], layers.shape[-1] + 1), dtype=np.int64)
+    np.cumsum(layers, axis=-1, out=sums[..., 1:])
+    return sums
