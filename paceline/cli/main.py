@@ -93,6 +93,7 @@ def up(
     port: Annotated[int, typer.Option(help="Port to listen on; 0: any.", min=0)] = DEFAULT_PORT,
 ) -> None:
     """Start a local cluster here and show what happens in it, until Ctrl-C."""
+    config = read_config(_Target.home.path)
     options = UpOptions(
         home=str(_Target.home.path),
         nodes=nodes,
@@ -100,7 +101,8 @@ def up(
         host=host,
         port=port,
         api_key=_Target.api_key,
-        timing=read_config(_Target.home.path).timing,
+        timing=config.timing,
+        tiers=config.tiers,
     )
     raise typer.Exit(upping.up(options, model or [], _Target.api_key))
 

@@ -103,6 +103,13 @@ class Wait(OfInstance, frozen=True, kw_only=True, tag="waiting"):
     """What the planner was asked; it is asked again when this changes."""
 
 
+class AskAgain(OfInstance, frozen=True, kw_only=True, tag="ask_again"):
+    """The planner was asked something else, with the same answer as before."""
+
+    quiet = True
+    asked: object
+
+
 class Move(OfInstance, frozen=True, kw_only=True, tag="instance"):
     event: InstanceEvent
 

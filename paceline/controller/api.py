@@ -3,7 +3,7 @@ here decides."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -16,6 +16,7 @@ from paceline.controller.facts import Facts
 from paceline.controller.ledger import Ledger
 from paceline.controller.models import Models
 from paceline.controller.nodes import NodeState
+from paceline.controller.offers import budgets, links
 from paceline.controller.operator import TaskBody, hand_over, task_view
 from paceline.controller.store import Store
 from paceline.controller.views import (
@@ -25,11 +26,14 @@ from paceline.controller.views import (
     runner_facts,
     sentences,
 )
-from paceline.planner import NodeBudget, plan, resolve_dtype
+from paceline.planner import NodeBudget, place_manually, plan, preview, resolve_dtype
 from paceline.types.control import Answer, Ask
 from paceline.types.errors import InvalidRequest, NotFound, PacelineError
 from paceline.types.ids import InstanceId, TaskId, fresh_id
-from paceline.types.instance import InstanceWish, NoPlacement, Placement, TaskView
+from paceline.types.instance import InstanceWish, ManualSeat, Preview, TaskView
+from paceline.types.links import Links
+from paceline.types.model import ModelFacts
+from paceline.types.policy import DEFAULT_TIERS, Tier
 from paceline.types.states import Objective
 from paceline.types.timing import DEFAULT_TIMING, Timing
 
@@ -45,6 +49,7 @@ class CreateBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     objective: Objective = Objective.LATENCY
     dtype: str = "auto"
     kv_tokens: Count | None = None
+    seats: tuple[ManualSeat, ...] = ()
 
 
 class IdBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -75,6 +80,7 @@ class Desk:
         facts: Callable[[], Facts],
         clock: Callable[[], float],
         timing: Timing = DEFAULT_TIMING,
+        tiers: Sequence[Tier] = DEFAULT_TIERS,
     ) -> None:
         self._book = book
         self._store = store
@@ -83,6 +89,7 @@ class Desk:
         self._facts = facts
         self._clock = clock
         self._timing = timing
+        self._tiers = tiers
         self._verbs: Mapping[str, tuple[type, Callable[[Any], Any]]] = {
             "instances.create": (CreateBody, self._create),
             "instances.list": (NoBody, self._list),
@@ -144,11 +151,23 @@ class Desk:
             objective=body.objective,
             dtype=body.dtype,
             kv_tokens=body.kv_tokens,
+            seats=body.seats,
         )
         model = self._models.facts(body.model)
         if model is not None:
-            plan(model, (), wish)  # raises for what no cluster could ever meet
+            self._check(model, wish)
+        elif wish.seats:
+            raise InvalidRequest(f"{body.model} is not here yet: pull it, then place it by hand")
         return wish
+
+    def _check(self, model: ModelFacts, wish: InstanceWish) -> None:
+        """Raises InvalidRequest for what no cluster could ever meet, and for a placement by hand
+        that this one cannot meet now."""
+        if wish.seats:
+            offered, ways = self._market(wish)
+            place_manually(model, offered, wish, wish.seats, links=ways)
+        else:
+            plan(model, (), wish)
 
     def _list(self, _: NoBody) -> Any:
         return instance_views(self._facts(), self._book)
@@ -174,21 +193,31 @@ class Desk:
 
     # --- the rest --------------------------------------------------------------------------------
 
-    def _plan(self, body: CreateBody) -> dict[str, Any]:
+    def _plan(self, body: CreateBody) -> Preview:
         wish = self._wish(body, InstanceId("plan"))
         model = self._models.facts(body.model)
         if model is None:
             reason = f"{body.model} is not on this machine yet; `paceline pull {body.model}` first"
-            return {"placement": None, "reasons": (reason,)}
-        answer: Placement | NoPlacement = plan(model, self._budgets(wish), wish)
-        placement = answer if isinstance(answer, Placement) else None
-        return {"placement": placement, "reasons": answer.reasons}
+            return Preview(
+                model=body.model, objective=wish.objective, placement=None, reasons=(reason,)
+            )
+        offered, ways = self._market(wish)
+        if not wish.seats:
+            return preview(model, offered, wish, links=ways, tiers=self._tiers)
+        placed = place_manually(model, offered, wish, wish.seats, links=ways)
+        return Preview(
+            model=model.name,
+            objective=wish.objective,
+            placement=placed,
+            reasons=("as it was written",),
+            disk_bytes=model.disk_bytes,
+        )
 
-    def _budgets(self, wish: InstanceWish) -> tuple[NodeBudget, ...]:
+    def _market(self, wish: InstanceWish) -> tuple[tuple[NodeBudget, ...], Links]:
         facts = self._facts()
+        ready = {n for n in facts.nodes if self._book.nodes.get(n) == NodeState.READY}
         ledger = Ledger(facts, self._book)
-        ready = sorted(n for n in facts.nodes if self._book.nodes.get(n) == NodeState.READY)
-        return tuple(ledger.budget(InstanceBook(wish=wish), name) for name in ready)
+        return budgets(facts, ledger, InstanceBook(wish=wish), ready), links(facts, ready)
 
     def _nodes(self, _: NoBody) -> Any:
         return node_views(self._facts(), self._book, self._clock())

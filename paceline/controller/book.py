@@ -10,7 +10,7 @@ import msgspec
 from paceline.process.backoff import Backoff
 from paceline.types.control import Line, Peers, Reserve
 from paceline.types.ids import Epoch, InstanceId, NodeName, RunnerId, Seat, TaskId
-from paceline.types.instance import InstanceWish, Placement, SeatPlan
+from paceline.types.instance import Forecast, InstanceWish, Placement, SeatPlan
 from paceline.types.states import InstanceState, TaskKind, TaskState
 from paceline.types.tasks import TASK_KINDS, Task
 
@@ -45,6 +45,7 @@ class InstanceBook(msgspec.Struct, frozen=True, kw_only=True):
     dtype: str = ""
     seats: tuple[SeatBook, ...] = ()
     placed_because: tuple[str, ...] = ()
+    forecast: Forecast | None = None
     epoch: Epoch | None = None
     """Of the line that is being made or stands."""
     patience: Patience = Patience()

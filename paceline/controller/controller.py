@@ -6,7 +6,7 @@ The process runs it in real time; the simulation runs the same under virtual tim
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -27,6 +27,7 @@ from paceline.controller.store import Store
 from paceline.process.logs import get_logger
 from paceline.types.control import Answer, Ask, Routes, ToController
 from paceline.types.errors import Unavailable
+from paceline.types.policy import DEFAULT_TIERS, Tier
 from paceline.types.timing import DEFAULT_TIMING, Timing
 
 MAX_ROUNDS = 16
@@ -50,6 +51,7 @@ class Controller:
         post: Post,
         clock: Callable[[], float],
         timing: Timing = DEFAULT_TIMING,
+        tiers: Sequence[Tier] = DEFAULT_TIERS,
     ) -> None:
         self.book = book
         self.events = events
@@ -58,9 +60,10 @@ class Controller:
         self._post = post
         self._clock = clock
         self._timing = timing
+        self._tiers = tiers
         self._observer = Observer(book.cluster_id, clock(), timing)
         self._actor = Actor(book, cluster, post, forget=store.remove, pull=models.pull)
-        self._desk = Desk(book, store, models, events, self.facts, clock, timing)
+        self._desk = Desk(book, store, models, events, self.facts, clock, timing, tiers)
         self._answers: OrderedDict[tuple[str, int], Answer] = OrderedDict()
         self._routes: Routes | None = None
         self._routes_at = 0.0
@@ -96,7 +99,7 @@ class Controller:
         if self.deposed:
             return now
         for _ in range(MAX_ROUNDS):
-            decision = decide(facts, self.book, now, self._timing)
+            decision = decide(facts, self.book, now, self._timing, self._tiers)
             self.book.names = max(self.book.names, decision.names)
             next_wake = decision.next_wake
             if not decision.actions:

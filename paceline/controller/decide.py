@@ -23,6 +23,7 @@ from paceline.controller.seats import SeatSeen, Stage, look, why_not_here, why_u
 from paceline.controller.spares import kills_again, unneeded
 from paceline.controller.tasks import orders_again
 from paceline.lifecycle import InstanceEvent
+from paceline.types.policy import DEFAULT_TIERS, Tier
 from paceline.types.states import InstanceState, RunnerState
 from paceline.types.timing import DEFAULT_TIMING, Timing
 
@@ -31,9 +32,15 @@ GIVE_UP_AFTER = 5
 tried on all the same."""
 
 
-def decide(facts: Facts, book: Book, now: float, timing: Timing = DEFAULT_TIMING) -> Decision:
+def decide(
+    facts: Facts,
+    book: Book,
+    now: float,
+    timing: Timing = DEFAULT_TIMING,
+    tiers: Sequence[Tier] = DEFAULT_TIERS,
+) -> Decision:
     """What to do now, and when to look again. News comes first: nothing rests on an old book."""
-    p = Pass(facts, book, now, timing)
+    p = Pass(facts, book, now, timing, tiers)
     actions = tuple(news(p))
     if not actions:
         actions = tuple(_decide_instances(p))

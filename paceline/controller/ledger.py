@@ -9,7 +9,6 @@ import msgspec
 
 from paceline.controller.book import Book, InstanceBook
 from paceline.controller.facts import Facts
-from paceline.planner import NodeBudget
 from paceline.types.ids import InstanceId, NodeName, RunnerId
 
 
@@ -40,7 +39,7 @@ class Ledger:
     def room_for_seat(self, inst: InstanceBook, node: NodeName) -> int:
         """Bytes for a runner that is to be launched now: all that nobody else holds. The empty
         seats of the instance itself do not count against it."""
-        return self._capacity(node) - sum(
+        return self.capacity(node) - sum(
             entry.memory_bytes
             for entry in self._entries
             if entry.node == node and not (entry.runner is None and entry.instance == inst.id)
@@ -50,18 +49,18 @@ class Ledger:
         """Bytes that a runner counts for."""
         return sum(entry.memory_bytes for entry in self._entries if entry.runner == runner)
 
-    def budget(self, inst: InstanceBook, node: NodeName) -> NodeBudget:
-        """What the planner may give to the instance: its own runners and blank ones count as
-        gone."""
+    def free_for(self, inst: InstanceBook, node: NodeName) -> int:
+        """Bytes that the planner may give to the instance: its own runners and blank ones count
+        as gone."""
         others = sum(
             entry.memory_bytes
             for entry in self._entries
             if entry.node == node and entry.instance != inst.id and not entry.blank
         )
-        capacity = self._capacity(node)
-        return NodeBudget(name=node, memory_bytes=capacity, free_bytes=max(capacity - others, 0))
+        return max(self.capacity(node) - others, 0)
 
-    def _capacity(self, node: NodeName) -> int:
+    def capacity(self, node: NodeName) -> int:
+        """Bytes that the node offers in all."""
         seen = self._facts.nodes.get(node)
         return seen.facts.memory_bytes if seen else 0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from paceline.cluster.local.cluster import LocalCluster
@@ -18,6 +19,7 @@ from paceline.process.logs import configure, get_logger
 from paceline.process.runtime import ipc_address
 from paceline.transport.control import ControlServer
 from paceline.types.errors import PacelineError
+from paceline.types.policy import DEFAULT_TIERS, Tier, read_tiers
 from paceline.types.timing import DEFAULT_TIMING, Timing, read_timing
 
 CONTROL = "control"
@@ -33,7 +35,14 @@ class Stopped:
         self.why = ""
 
 
-def run(home: Home, runtime: Path, cluster_id: str, timing: Timing, stopped: Stopped) -> None:
+def run(
+    home: Home,
+    runtime: Path,
+    cluster_id: str,
+    timing: Timing,
+    tiers: Sequence[Tier],
+    stopped: Stopped,
+) -> None:
     """Until stopped. Raises PacelineError when it cannot start."""
     store = Store(home.store)
     events = EventLog(home.logs)
@@ -50,6 +59,7 @@ def run(home: Home, runtime: Path, cluster_id: str, timing: Timing, stopped: Sto
             server.send,
             time.monotonic,
             timing,
+            tiers,
         )
         sentence = f"term {book.term} begins with {len(book.instances)} wanted instances"
         events.add("term", sentence)
@@ -84,6 +94,7 @@ def main() -> int:
     parser.add_argument("--home", type=Path, required=True)
     parser.add_argument("--runtime", type=Path, required=True)
     parser.add_argument("--cluster-id", required=True)
+    parser.add_argument("--tiers", type=read_tiers, default=DEFAULT_TIERS)
     parser.add_argument("--timing", type=read_timing, default=DEFAULT_TIMING, help="JSON")
     options = parser.parse_args()
     home = Home(options.home)
@@ -92,7 +103,14 @@ def main() -> int:
     watch_parent(lambda: setattr(stopped, "why", "its parent is gone"))
     try:
         home.create()
-        run(home, options.runtime, options.cluster_id, options.timing, stopped)
+        run(
+            home,
+            options.runtime,
+            options.cluster_id,
+            options.timing,
+            options.tiers,
+            stopped,
+        )
     except PacelineError as error:
         print(error, file=sys.stderr)
         return 1

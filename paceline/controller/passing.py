@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 
 from paceline.controller.book import Book, InstanceBook, TaskBook
 from paceline.controller.facts import Facts
 from paceline.controller.ledger import Ledger
 from paceline.controller.nodes import NodeState, node_state
+from paceline.controller.offers import measured
 from paceline.types.ids import Epoch, NodeName, RunnerId, TaskId
-from paceline.types.links import Link
+from paceline.types.policy import DEFAULT_TIERS, Tier
 from paceline.types.states import TaskKind
 from paceline.types.timing import Timing
 
 
 class Pass:
-    def __init__(self, facts: Facts, book: Book, now: float, timing: Timing) -> None:
+    def __init__(
+        self,
+        facts: Facts,
+        book: Book,
+        now: float,
+        timing: Timing,
+        tiers: Sequence[Tier] = DEFAULT_TIERS,
+    ) -> None:
         self.facts = facts
         self.book = book
         self.now = now
         self.timing = timing
+        self.tiers = tiers
         self.names = book.names
         self.epochs = max(book.epochs, _newest_n(facts, book.term))
         self.taken: set[RunnerId] = set()
@@ -44,20 +54,14 @@ class Pass:
         return self._latest.get((runner, kind)) if runner is not None else None
 
     @cached_property
-    def links(self) -> tuple[Link, ...]:
-        """What ready nodes have measured of the ways to each other."""
-        return tuple(
-            link
-            for name, seen in self.facts.nodes.items()
-            if self.is_ready(name)
-            for link in seen.facts.links
-            if self.is_ready(link.b)
-        )
+    def ready(self) -> frozenset[NodeName]:
+        return frozenset(name for name in self.nodes if self.is_ready(name))
 
     @cached_property
     def bad_edges(self) -> frozenset[frozenset[NodeName]]:
         """Ways between two reachable nodes that do not work."""
-        return frozenset(frozenset((link.a, link.b)) for link in self.links if link.bad)
+        found = (link for link in measured(self.facts, self.ready) if link.bad)
+        return frozenset(frozenset((link.a, link.b)) for link in found)
 
     @property
     def is_settling(self) -> bool:

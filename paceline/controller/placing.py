@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from paceline.controller.actions import Action, Explain, Place, Pull, Wait
+from paceline.controller.actions import Action, AskAgain, Explain, Place, Pull, Wait
 from paceline.controller.adoption import adoption
 from paceline.controller.book import InstanceBook
 from paceline.controller.facts import ModelSeen
 from paceline.controller.ledger import Reservation
 from paceline.controller.nodes import NodeState
+from paceline.controller.offers import budgets, links
 from paceline.controller.passing import Pass
-from paceline.planner import plan
+from paceline.planner import NodeBudget, place_manually, plan
 from paceline.types.errors import PacelineError
 from paceline.types.ids import RunnerId
 from paceline.types.instance import NoPlacement, Placement
+from paceline.types.links import Links
 from paceline.types.model import ModelFacts
+from paceline.types.states import InstanceState
 
 
 def place(p: Pass, inst: InstanceBook) -> Iterator[Action]:
@@ -47,21 +50,34 @@ def _planned(p: Pass, inst: InstanceBook, missing: tuple[str, ...] = ()) -> Iter
     if seen.facts is None:
         yield from _without_model(p, inst, seen)
         return
-    budgets = tuple(p.ledger.budget(inst, name) for name in sorted(p.nodes) if p.is_ready(name))
-    asked = (seen.facts.digest, inst.wish, budgets, missing)
+    offered = budgets(p.facts, p.ledger, inst, p.ready)
+    ways = links(p.facts, p.ready)
+    asked = (seen.facts.digest, inst.wish, offered, ways, missing)
     if asked == inst.asked:
         return
-    try:
-        answer = plan(seen.facts, budgets, inst.wish, sticky=inst.placement)
-    except PacelineError as error:
-        answer = NoPlacement(reasons=(str(error),))
+    answer = _ask(p, inst, seen.facts, offered, ways)
     if isinstance(answer, NoPlacement):
         said = (*missing, *answer.reasons, _what_helps(p, inst))
         reasons = tuple(f"waiting: {reason}" for reason in said)
+        if inst.state is InstanceState.WAITING and reasons == inst.reasons:
+            yield AskAgain(sentence=f"{inst.id} waits on", instance=inst.id, asked=asked)
+            return
         sentence = f"{inst.id} ({inst.wish.model}) waits: {'; '.join((*missing, *answer.reasons))}"
         yield Wait(sentence=sentence, instance=inst.id, reasons=reasons, asked=asked)
         return
     yield _placed(p, inst, seen.facts, answer, missing)
+
+
+def _ask(
+    p: Pass, inst: InstanceBook, model: ModelFacts, offered: Sequence[NodeBudget], ways: Links
+) -> Placement | NoPlacement:
+    wish = inst.wish
+    try:
+        if wish.seats:
+            return place_manually(model, offered, wish, wish.seats, links=ways)
+        return plan(model, offered, wish, sticky=inst.placement, links=ways, tiers=p.tiers)
+    except PacelineError as error:
+        return NoPlacement(reasons=(str(error),))
 
 
 def _what_helps(p: Pass, inst: InstanceBook) -> str:

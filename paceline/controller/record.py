@@ -87,6 +87,7 @@ def _place(book: Book, action: do.Place, now: float) -> None:
         seats=tuple(SeatBook(plan=plan, runner=runner) for plan, runner in pairs),
         dtype=action.placement.dtype,
         placed_because=action.placement.reasons,
+        forecast=action.placement.forecast,
         epoch=None,
         ready_since=None,
         asked=None,
@@ -111,7 +112,12 @@ def _adopt(book: Book, action: do.Adopt, now: float) -> None:
             in_inventory=True,
         )
     adopted = replace(
-        inst, seats=tuple(seats), dtype=action.placement.dtype, epoch=action.epoch, asked=None
+        inst,
+        seats=tuple(seats),
+        dtype=action.placement.dtype,
+        placed_because=action.placement.reasons,
+        epoch=action.epoch,
+        asked=None,
     )
     put(book, adopted, InstanceEvent.ADOPTED)
 
@@ -120,6 +126,10 @@ def _wait(book: Book, action: do.Wait, now: float) -> None:
     inst = book.instances[action.instance]
     waiting = replace(inst, reasons=action.reasons, asked=action.asked)
     put(book, waiting, InstanceEvent.UNPLACED)
+
+
+def _ask_again(book: Book, action: do.AskAgain, now: float) -> None:
+    put(book, replace(book.instances[action.instance], asked=action.asked))
 
 
 def _move(book: Book, action: do.Move, now: float) -> None:
@@ -213,6 +223,7 @@ RECORDS: dict[type[do.Action], Callable[[Book, Any, float], None]] = {
     do.Place: _place,
     do.Adopt: _adopt,
     do.Wait: _wait,
+    do.AskAgain: _ask_again,
     do.Move: _move,
     do.OpenLine: _open_line,
     do.BreakLine: _break_line,

@@ -167,7 +167,7 @@ def _obstacle(p: Pass, inst: InstanceBook, seat: SeatBook) -> str:
     plan = seat.plan
     if p.nodes.get(plan.node, NodeState.LOST) is NodeState.LOST:
         return f"rank {plan.rank} needs {plan.node}, which is lost"
-    free = p.ledger.budget(inst, plan.node).free_bytes
+    free = p.ledger.free_for(inst, plan.node)
     others = sum(s.plan.memory_bytes for s in inst.seats if s.plan.node == plan.node) - (
         plan.memory_bytes
     )

@@ -6,6 +6,7 @@ from paceline.controller.book import Book, InstanceBook, SeatBook
 from paceline.controller.facts import Facts
 from paceline.controller.ledger import Ledger
 from paceline.controller.nodes import NodeState
+from paceline.controller.offers import pace
 from paceline.planner import human_bytes
 from paceline.types.facts import RunnerFacts
 from paceline.types.ids import RunnerId
@@ -30,6 +31,8 @@ def instance_view(facts: Facts, book: Book, inst: InstanceBook) -> InstanceView:
             if seat.runner is not None and seat.runner in book.runners
         ),
         numerics_id=ids.pop() if len(ids) == 1 else None,
+        placed_because=inst.placed_because,
+        forecast=inst.forecast,
     )
 
 
@@ -38,7 +41,7 @@ def instance_views(facts: Facts, book: Book) -> tuple[InstanceView, ...]:
 
 
 def node_views(facts: Facts, book: Book, now: float) -> tuple[NodeView, ...]:
-    ledger = Ledger(facts, book)
+    ledger, paces = Ledger(facts, book), pace(facts)
     return tuple(
         NodeView(
             name=name,
@@ -50,6 +53,8 @@ def node_views(facts: Facts, book: Book, now: float) -> tuple[NodeView, ...]:
             reserved_bytes=ledger.reserved(name),
             silence_s=round(max(0.0, now - seen.heard_at), 3),
             runners=tuple(process.runner_id for process in seen.facts.processes),
+            seconds_per_byte=paces.get(name),
+            links=seen.facts.links,
         )
         for name, seen in sorted(facts.nodes.items())
     )

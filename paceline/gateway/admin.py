@@ -18,6 +18,7 @@ from paceline.gateway.requests import converted, json_object
 from paceline.gateway.settings import Settings
 from paceline.gateway.sse import EventStream
 from paceline.types.errors import DeadlineExceeded, TransportError, Unavailable
+from paceline.types.instance import ManualSeat
 from paceline.types.states import Objective, TaskState
 
 EVENTS_AT_ONCE = 256
@@ -39,6 +40,8 @@ class NewInstance(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     objective: Objective | None = None
     dtype: str | None = None
     kv_tokens: int | None = None
+    seats: tuple[ManualSeat, ...] | None = None
+    """A placement by hand."""
 
 
 class NewTask(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

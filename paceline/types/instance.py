@@ -5,11 +5,21 @@ from __future__ import annotations
 import msgspec
 
 from paceline.types.ids import Epoch, InstanceId, NodeName, RunnerId, TaskId
+from paceline.types.links import Link
 from paceline.types.model import Shard
 from paceline.types.states import InstanceState, Objective, RunnerState, TaskState
 
 DEFAULT_SEQUENCES = 16
 DEFAULT_CONTEXT = 4096
+
+
+class ManualSeat(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One rank of a placement that a person wrote: layers [start, stop) on a node."""
+
+    rank: int
+    node: NodeName
+    start: int
+    stop: int
 
 
 class InstanceWish(msgspec.Struct, frozen=True, kw_only=True):
@@ -22,6 +32,8 @@ class InstanceWish(msgspec.Struct, frozen=True, kw_only=True):
     """None: the policy by checkpoint size decides."""
     objective: Objective = Objective.LATENCY
     dtype: str = "auto"
+    seats: tuple[ManualSeat, ...] = ()
+    """A placement that a person wrote; empty: the planner's."""
     kv_tokens: int | None = None
     """Tokens of KV for all sequences together; None: DEFAULT_SEQUENCES x 512, at least one
     whole context of the model or DEFAULT_CONTEXT, whichever is smaller."""
@@ -88,15 +100,6 @@ class NoPlacement(msgspec.Struct, frozen=True, kw_only=True):
     reasons: tuple[str, ...]
 
 
-class ManualSeat(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One rank of a placement that a person wrote: layers [start, stop) on a node."""
-
-    rank: int
-    node: NodeName
-    start: int
-    stop: int
-
-
 class Preview(msgspec.Struct, frozen=True, kw_only=True):
     """Where an instance would go now, or why nowhere."""
 
@@ -133,6 +136,9 @@ class InstanceView(msgspec.Struct, frozen=True, kw_only=True):
     """Sentences: why it is in this state and what would change it."""
     runners: tuple[RunnerView, ...]
     numerics_id: str | None = None
+    placed_because: tuple[str, ...] = ()
+    """Why it is on these nodes."""
+    forecast: Forecast | None = None
 
 
 class TaskView(msgspec.Struct, frozen=True, kw_only=True):
@@ -161,3 +167,7 @@ class NodeView(msgspec.Struct, frozen=True, kw_only=True):
     reserved_bytes: int
     silence_s: float
     runners: tuple[RunnerId, ...]
+    seconds_per_byte: float | None = None
+    """What a byte of weights costs it in a step, as measured."""
+    links: tuple[Link, ...] = ()
+    """Ways to other nodes, as measured from it."""

@@ -36,3 +36,14 @@ def check_tiers(tiers: Sequence[Tier]) -> None:
             raise InvalidRequest("tiers must stand in the order of their below_bytes")
     if any(tier.nodes < 1 for tier in tiers):
         raise InvalidRequest("a tier must allow at least 1 node")
+
+
+def write_tiers(tiers: Sequence[Tier]) -> str:
+    """As one process tells another: JSON knows no infinity."""
+    return ",".join(f"{tier.below_bytes!r}:{tier.nodes}" for tier in tiers)
+
+
+def read_tiers(text: str) -> tuple[Tier, ...]:
+    """What `write_tiers` wrote. Raises ValueError."""
+    pairs = (part.split(":") for part in text.split(","))
+    return tuple(Tier(below_bytes=float(below), nodes=int(nodes)) for below, nodes in pairs)

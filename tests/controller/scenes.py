@@ -237,6 +237,10 @@ class Scene:
                 scene.sent.append((node, order))
                 return True
 
+            def introduce(self, node: str, order: Any) -> bool:
+                scene.sent.append((node, order))
+                return True
+
             def kill(self, node: str, incarnation: str, order: Any) -> bool:
                 scene.sent.append((node, order))
                 return True

@@ -167,6 +167,48 @@ def test_there_is_a_bound_on_wishes(person: Person) -> None:
     assert str(MAX_INSTANCES) in answer.body["message"]
 
 
+SEATS = (("node-1", 0, 10), ("node-2", 10, 30))
+
+
+def seats(*cuts: tuple[str, int, int]) -> list[dict[str, Any]]:
+    return [
+        {"rank": rank, "node": node, "start": start, "stop": stop}
+        for rank, (node, start, stop) in enumerate(cuts)
+    ]
+
+
+def test_a_placement_by_hand_is_previewed_and_taken(person: Person) -> None:
+    body = person.told("plan", model="smol", seats=seats(*SEATS))
+    assert [seat["node"] for seat in body["placement"]["seats"]] == ["node-1", "node-2"]
+    assert body["placement"]["forecast"]["seconds_per_token"] > 0
+    view = person.told("instances.create", model="smol", seats=seats(*SEATS))
+    person.world.run(30.0, person.world.all_ready)
+    view = person.told("instances.get", id=view["id"])
+    assert [tuple(runner["layers"]) for runner in view["runners"]] == [(0, 10), (10, 30)]
+
+
+@pytest.mark.parametrize(
+    ("cuts", "words"),
+    [
+        ([("node-9", 0, 30)], "no node 'node-9' is ready"),
+        ([("node-1", 0, 10), ("node-2", 11, 30)], "nobody has layers 10–10"),
+        ([("node-1", 0, 10), ("node-2", 9, 30)], "layers 9–9 are with an earlier rank"),
+        ([("node-1", 0, 10)], "nobody has layers 10–29"),
+        ([("node-1", 0, 10), ("node-1", 10, 30)], "node-1 has rank 0 already"),
+    ],
+)
+def test_a_placement_by_hand_that_cannot_be_is_refused(
+    person: Person, cuts: list[tuple[str, int, int]], words: str
+) -> None:
+    for verb in ("plan", "instances.create"):
+        answer = person.ask(verb, model="smol", seats=seats(*cuts))
+        assert answer.error == "invalid_request"
+        assert words in answer.body["message"]
+    answer = person.ask("instances.create", model="smol", seats=seats(*SEATS), kv_tokens=4_000_000)
+    assert "rank 0: node-1: needs" in answer.body["message"], "over budget"
+    assert not person.world.controller.book.instances
+
+
 # --- tasks by hand -------------------------------------------------------------------------------
 
 

@@ -10,6 +10,7 @@ import msgspec
 
 from paceline.process.memory import MachineMemory
 from paceline.types.errors import InvalidRequest
+from paceline.types.policy import DEFAULT_TIERS, Tier, check_tiers, write_tiers
 from paceline.types.timing import DEFAULT_TIMING, Timing, check_timing
 
 DEFAULT_HOST = "127.0.0.1"
@@ -47,6 +48,7 @@ class UpOptions(msgspec.Struct, frozen=True, kw_only=True):
     api_key: str | None = None
     """What the gateway asks of its clients; None: nothing."""
     timing: Timing = DEFAULT_TIMING
+    tiers: tuple[Tier, ...] = DEFAULT_TIERS
     programs: Programs = Programs()
 
 
@@ -99,6 +101,7 @@ def check(options: UpOptions) -> None:
     if options.node_memory is not None and options.node_memory <= 0:
         raise InvalidRequest("a node needs memory; give --node-memory as in 2GiB")
     check_timing(options.timing)
+    check_tiers(options.tiers)
 
 
 def node_share(options: UpOptions, memory: MachineMemory, cpus: int) -> NodeShare:
@@ -129,8 +132,13 @@ def commands(
     }
     served = common | {"--host": options.host, "--port": port}
     programs = options.programs
+    tiers = write_tiers(options.tiers)
     made = [
-        Command(role="controller", name="controller", argv=_argv(programs.controller, common)),
+        Command(
+            role="controller",
+            name="controller",
+            argv=_argv(programs.controller, common | {"--tiers": tiers}),
+        ),
         Command(
             role="gateway",
             name="gateway",
