@@ -124,8 +124,7 @@ class Controller:
         )
         if seen < term or (seen == term and is_ours):
             return
-        in_office = self._has_ordered or self._has_published
-        if seen > term and in_office and _last_term(self._store) > term:
+        if _last_term(self._store) > term:
             self.deposed = f"a newer controller is in office: term {seen} is heeded"
             self.events.add("deposed", f"{self.deposed}; this one, of term {term}, ends")
             return

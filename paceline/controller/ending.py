@@ -105,9 +105,9 @@ def _left(p: Pass, inst: InstanceBook, seats: Sequence[SeatSeen]) -> list[str]:
 
 
 def _may_be_of(p: Pass, inst: InstanceBook, runner: RunnerId) -> bool:
-    """By its own word; one from before a restart that names no seat could be anyone's."""
+    """By its own word; a process that nobody knows and that names no seat could be anyone's."""
     seen = p.facts.runners.get(runner)
     if seen is not None and seen.facts.seat is not None:
         return seen.facts.seat.instance == inst.id
     known = p.book.runners.get(runner)
-    return inst.inherited and (known is None or (known.seat is None and not known.is_blank))
+    return known is None or (known.seat is None and not known.is_blank)

@@ -74,6 +74,7 @@ class SimController:
 
     def _hear(self, event: Event) -> None:
         self.world.log.append(event)
+        self.world.said += 1
         self.world.watch.logged(self, event)
 
     def _take(self, sender: str, message: Any) -> None:

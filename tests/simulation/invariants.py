@@ -249,7 +249,7 @@ class NothingOutlivesItsOwner(Invariant):
         super().__init__(world)
         self._owner: dict[RunnerId, InstanceId] = {}
         self._stray_since: dict[RunnerId, float] = {}
-        self._calm = False
+        self._calm, self._look_at = False, 0.0
 
     def acted(self, controller: SimController, action: do.Action) -> None:
         if isinstance(action, do.LaunchRunner | do.Take):
@@ -271,9 +271,10 @@ class NothingOutlivesItsOwner(Invariant):
         self._calm = True
 
     def turned(self, controller: SimController) -> None:
-        if not self._calm:
-            return
         now = self.world.now
+        if not self._calm or now < self._look_at:
+            return
+        self._look_at = now + 1.0
         self._stray_since = {name: self._stray_since.get(name, now) for name in strays(controller)}
         for name, since in self._stray_since.items():
             self.demand(

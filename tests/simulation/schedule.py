@@ -99,9 +99,10 @@ class Schedule:
 
     def _rest(self) -> None:
         world = self.world
-        said = world.events.newest
+        said = world.said
         world.run(REST_S)
-        if news := [event.sentence for event in world.events.since(said)]:
+        if world.said > said:
+            news = [event.sentence for event in world.log][said - world.said :]
             raise Broken(f"the event log is not at rest: {'; '.join(news[:3])}")
         if unrest := self._unrest():
             raise Broken(f"there was peace, and it ended: {unrest}")

@@ -63,7 +63,8 @@ class World:
         self.numbers = itertools.count(1)
         self.notes: deque[tuple[float, str, tuple[object, ...]]] = deque(maxlen=NOTES)
         self.log: deque[Event] = deque(maxlen=NOTES)
-        """What all controllers have said."""
+        """What all controllers have said, the last of it; `said` counts all of it."""
+        self.said = 0
         self.watch = Watch(self)
         self.network = Network(self.clock, self.random)
         self.plane = DataPlane(self.network)
