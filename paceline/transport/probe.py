@@ -229,7 +229,8 @@ class Sounder:
             return
         trip_s = min(sounding.trips_s)
         peer.is_measured, peer.round_trip_s = True, trip_s
-        peer.bytes_per_s = BULK_BYTES / max(took_s - trip_s, 1e-6)
+        # Less the way itself; where that was slower than the bulk, it met other work.
+        peer.bytes_per_s = BULK_BYTES / max(took_s - trip_s, took_s / 10)
         peer.failures, peer.due_at, self._current = 0, now + EVERY_S, None
 
     def _fail(self, peer: _Peer, now: float) -> None:

@@ -11,6 +11,7 @@ import msgspec
 from paceline.controller.book import InstanceBook
 from paceline.controller.ledger import Ledger
 from paceline.controller.nodes import NodeState
+from paceline.controller.offers import budgets
 from paceline.planner import plan
 from paceline.types.instance import NoPlacement
 from tests.simulation.faults import FAULTS, Faults, want_any
@@ -155,7 +156,8 @@ class Schedule:
         world = self.world
         facts, book = world.controller.facts(), world.controller.book
         ledger = Ledger(facts, book)
-        budgets = [ledger.budget(inst, name) for name, node in world.nodes.items() if node.up]
+        up = {name for name, node in world.nodes.items() if node.up}
+        offered = budgets(facts, ledger, inst, up & facts.nodes.keys())
         model = world.models.facts(inst.wish.model)
-        answer = plan(model, budgets, inst.wish, sticky=inst.placement)
+        answer = plan(model, offered, inst.wish, sticky=inst.placement)
         return not isinstance(answer, NoPlacement)
