@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -32,6 +33,8 @@ class Stopper:
 
 
 def main() -> None:
+    # What native code cannot survive is told where it happened, as this process's last words.
+    faulthandler.enable(all_threads=False)
     stopper = Stopper()
     # Before the imports that take seconds: a parent may be gone by the end of them.
     watch_parent(stopper)

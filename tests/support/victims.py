@@ -33,13 +33,15 @@ class Hunter:
         self.rank = rank
 
     def kill_in(self, state: str) -> None:
-        """Tries until it has died in that state. The instance is ready before each try."""
+        """Tries until it has died in that state, and waits until the line stands again."""
         for _ in range(TRIES):
-            epoch = self.cluster.ready(self.name)["epoch"]
+            epoch, hit = self.cluster.ready(self.name)["epoch"], False
             with suppress(Missed):
                 _RECIPES[state](self)
-                return
+                hit = True
             self.cluster.ready(self.name, after=epoch)
+            if hit:
+                return
         raise AssertionError(f"rank {self.rank} was never hit while it was {state}")
 
     # --- recipes ---------------------------------------------------------------------------------

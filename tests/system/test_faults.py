@@ -72,7 +72,7 @@ def resubmissions(cluster: LocalCluster) -> float:
     )
 
 
-def asked(number: int, tokens: int = 400) -> dict:
+def asked(number: int, tokens: int = 250) -> dict:
     return body(number, tokens, SMALL)
 
 
@@ -124,6 +124,17 @@ def test_a_rank_that_beats_and_does_not_compute_is_replaced_and_its_stream_goes_
     assert any("has not moved for" in sentence for sentence in stuck), stuck
 
 
+def test_what_cannot_be_survived_is_reported_with_signal_code_and_last_words(cluster, small):
+    victim, epoch = cluster.ranks(small)[1], cluster.instance(small)["epoch"]
+    os.kill(victim["pid"], signal.SIGSEGV)
+    cluster.ready(small, after=epoch)
+    gone = [event for event in cluster.events() if event["kind"] == "runner_gone"]
+    (told,) = (event for event in gone if event["facts"]["runner"] == victim["id"])
+    assert "ended by SIGSEGV (segmentation fault), which nobody here sent" in told["sentence"]
+    assert told["facts"]["code"] == -signal.SIGSEGV
+    assert any("Segmentation fault" in line for line in told["facts"]["last_words"])
+
+
 # --- everyone else -------------------------------------------------------------------------------
 
 
@@ -153,7 +164,7 @@ def test_a_gateway_that_dies_is_started_again_and_touches_no_runner(cluster, sma
     gateway.kill()
     cluster.wait("another gateway", lambda: cluster.processes("paceline.gateway") != [gateway])
     cluster.wait("it to answer", lambda: cluster.instance(small)["state"] == "ready")
-    assert len(calm(cluster, asked(25))) == 400
+    assert len(calm(cluster, asked(25))) == 250
     assert cluster.pids(small) == before
     assert (cluster.term(), cluster.instance(small)["epoch"]) == (term, epoch)
 
@@ -186,7 +197,7 @@ def test_a_supervisor_that_stands_still_moves_nothing_while_its_line_stands(clus
     (supervisor,) = cluster.processes("--node node-1 --memory")
     supervisor.suspend()
     time.sleep(UNREACHABLE_S)
-    assert len(calm(cluster, asked(40))) == 400
+    assert len(calm(cluster, asked(40))) == 250
     supervisor.resume()
     steady = lambda: {node["state"] for node in cluster.api.get("/api/nodes")} == {"ready"}  # noqa: E731
     cluster.wait("the node to be ready", steady)
