@@ -51,6 +51,7 @@ class Schedule:
         )
         self.faults = Faults(self.world, random)
         self.outcome = Outcome(seed=seed)
+        self._fitting: dict[object, bool] = {}
         self.world.note("nodes of {} GiB", sizes)
 
     def run(self) -> Outcome:
@@ -159,5 +160,8 @@ class Schedule:
         up = {name for name, node in world.nodes.items() if node.up}
         offered = budgets(facts, ledger, inst, up & facts.nodes.keys())
         model = world.models.facts(inst.wish.model)
-        answer = plan(model, offered, inst.wish, sticky=inst.placement)
-        return not isinstance(answer, NoPlacement)
+        asked = (inst.wish, offered, inst.placement)
+        if asked not in self._fitting:
+            answer = plan(model, offered, inst.wish, sticky=inst.placement)
+            self._fitting[asked] = not isinstance(answer, NoPlacement)
+        return self._fitting[asked]
