@@ -60,12 +60,17 @@ def memory_group() -> Iterator[MemoryGroup]:
 
 def limit_address_space(pid: int, more: int) -> None:
     """From now on the process may map only so many bytes more than it has."""
-    limit = psutil.Process(pid).memory_info().vms + more
-    psutil.Process(pid).rlimit(psutil.RLIMIT_AS, (limit, psutil.RLIM_INFINITY))
+    _set_address_space(pid, psutil.Process(pid).memory_info().vms + more)
 
 
 def lift_address_space(pid: int) -> None:
-    psutil.Process(pid).rlimit(psutil.RLIMIT_AS, (psutil.RLIM_INFINITY, psutil.RLIM_INFINITY))
+    _set_address_space(pid, None)
+
+
+def _set_address_space(pid: int, soft: int | None) -> None:
+    """Its own bound only; None: as much as the system lets it."""
+    _, hard = psutil.Process(pid).rlimit(psutil.RLIMIT_AS)
+    psutil.Process(pid).rlimit(psutil.RLIMIT_AS, (hard if soft is None else soft, hard))
 
 
 class SmallDisk:
