@@ -139,8 +139,9 @@ class Actor:
         self._cluster.kill(action.node, action.incarnation, order)
 
     def _introduce(self, action: do.Introduce, now: float) -> None:
-        self.book.peers_sent[action.node] = (action.peers, now)
-        self._cluster.introduce(action.node, action.peers)
+        self.book.introduced = (action.offers, now)
+        for node, peers in action.peers.items():
+            self._cluster.introduce(node, peers)
 
     def _tell_again(self, action: do.TellAgain, now: float) -> None:
         runner = self.book.runners[action.runner]

@@ -12,6 +12,7 @@ from paceline.lifecycle import InstanceEvent
 from paceline.types.control import Kill, Launch, Line, Peers, Reserve
 from paceline.types.ids import Epoch, InstanceId, NodeName, RunnerId, TaskId
 from paceline.types.instance import Placement
+from paceline.types.links import ProbeOffer
 from paceline.types.states import TaskState
 from paceline.types.tasks import Task
 
@@ -189,11 +190,11 @@ class KillRunner(OfRunner, frozen=True, kw_only=True, tag="kill"):
 
 
 class Introduce(Action, frozen=True, kw_only=True, tag="introduce"):
-    """Tells a node whom to measure and whom to admit."""
+    """Tells every node whom to measure and whom to admit."""
 
     quiet = True
-    node: NodeName
-    peers: Peers
+    offers: dict[NodeName, ProbeOffer]
+    peers: dict[NodeName, Peers]
 
 
 class OrderAgain(Action, frozen=True, kw_only=True, tag="order_again"):

@@ -8,9 +8,10 @@ from collections import Counter
 import msgspec
 
 from paceline.process.backoff import Backoff
-from paceline.types.control import Line, Peers, Reserve
+from paceline.types.control import Line, Reserve
 from paceline.types.ids import Epoch, InstanceId, NodeName, RunnerId, Seat, TaskId
 from paceline.types.instance import Forecast, InstanceWish, Placement, SeatPlan
+from paceline.types.links import ProbeOffer
 from paceline.types.states import InstanceState, TaskKind, TaskState
 from paceline.types.tasks import TASK_KINDS, Task
 
@@ -157,7 +158,8 @@ class Book:
         self.tasks: dict[TaskId, TaskBook] = {}
         self.nodes: dict[NodeName, str] = {}
         self.blank_patience: dict[NodeName, Patience] = {}
-        self.peers_sent: dict[NodeName, tuple[Peers, float]] = {}
+        self.introduced: tuple[dict[NodeName, ProbeOffer], float] = ({}, 0.0)
+        """The nodes that were last told of each other, and when."""
         self.lines_sent: dict[RunnerId, tuple[Line, float]] = {}
         self.task_counts: Counter[str] = Counter()
         """Tasks that ended in this term, by `kind/state`."""

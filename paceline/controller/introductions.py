@@ -15,23 +15,24 @@ MAX_MEASURED = 32
 """Peers that a node measures, and that measure it."""
 
 REPEAT_S = 10.0
+"""An introduction may be lost on the way."""
 
 
 def introductions(p: Pass) -> Iterator[Action]:
     offers = {
         name: seen.facts.probe
-        for name, seen in p.facts.nodes.items()
+        for name, seen in sorted(p.facts.nodes.items())
         if seen.facts.probe is not None and p.nodes[name] is not NodeState.LOST
     }
     if len(offers) < 2:
         return
-    ring = sorted(offers)
-    for place, name in enumerate(ring):
-        peers = _peers(p, offers, ring, place)
-        last = p.book.peers_sent.get(name)
-        if last is None or last[0] != peers or p.now - last[1] >= REPEAT_S:
-            sentence = f"{name} measures its links to {', '.join(peers.measure)}"
-            yield Introduce(sentence=sentence, node=name, peers=peers)
+    known, at = p.book.introduced
+    if known == offers and p.now - at < REPEAT_S:
+        return
+    ring = list(offers)
+    peers = {name: _peers(p, offers, ring, place) for place, name in enumerate(ring)}
+    sentence = f"{len(ring)} nodes measure the ways to each other"
+    yield Introduce(sentence=sentence, offers=offers, peers=peers)
 
 
 def _peers(p: Pass, offers: dict[NodeName, ProbeOffer], ring: list[NodeName], place: int) -> Peers:

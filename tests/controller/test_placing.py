@@ -134,7 +134,7 @@ def test_every_node_is_told_whom_to_measure_and_whom_to_admit() -> None:
     for name, seen in scene.nodes.items():
         offer = ProbeOffer(address=f"probe-{name}", public_key=f"key-{name}")
         scene.nodes[name] = replace(seen, facts=replace(seen.facts, probe=offer))
-    told = {a.node: a.peers for a in scene.decide() if isinstance(a, Introduce)}
+    (told,) = [a.peers for a in scene.decide() if isinstance(a, Introduce)]
     assert set(told) == {"n1", "n2", "n3"}
     assert set(told["n2"].measure) == {"n1", "n3"}
     assert told["n2"].admit == ("key-n1", "key-n3")
