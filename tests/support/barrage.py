@@ -232,7 +232,8 @@ class Barrage:
         task_id, entry = next(iter(self._ledger.items()))
         self._post(entry)
         deadline = time.monotonic() + END_S
-        while not self.runners.status(0, task_id):
+        process = self.runners.processes[0]
+        while not self.runners.status(0, task_id) and process.poll() is None:
             assert time.monotonic() < deadline, f"{entry.end} is forgotten"
             self.listen(0.01)
 
