@@ -17,6 +17,10 @@ from paceline.types.states import TaskKind, TaskState
 from paceline.types.tasks import Task
 from paceline.types.timing import Timing
 
+MAX_AHEAD = 10**6
+"""How far beyond the controller's own an epoch from people may be: runners live by what they have
+accepted, and the controller has to rise above it."""
+
 MAX_LIVE = 64
 """Tasks from people that have not ended, of all runners together."""
 
@@ -91,6 +95,12 @@ def _read(
         "deadline_s": default_s if body.deadline_s is None else body.deadline_s,
     }
     task: Task = msgspec.convert(msgspec.to_builtins(given), Task)
+    if task.epoch.term > book.term + MAX_AHEAD or task.epoch.n > book.epochs + MAX_AHEAD:
+        raise ValueError(f"epoch {task.epoch} is too far beyond {Epoch(book.term, book.epochs)}")
+    try:
+        msgspec.msgpack.encode(task)
+    except OverflowError as error:
+        raise ValueError(f"it holds a number that does not travel: {error}") from error
     return task
 
 

@@ -6,7 +6,7 @@ import msgspec
 
 from paceline.lifecycle.machine import Moved, advance, listed
 from paceline.lifecycle.runner import PROGRESS, RUNNER, STARTS, RunnerEvent
-from paceline.types.ids import Epoch
+from paceline.types.ids import MAX_EPOCH, Epoch
 from paceline.types.states import RunnerState, TaskKind
 
 
@@ -43,6 +43,8 @@ def verdict(
     """
     if kind not in STARTS:
         return Refuse(f"unknown kind of task {kind!r}; known are {', '.join(STARTS)}")
+    if max(task_epoch.term, task_epoch.n) > MAX_EPOCH:
+        return Refuse(f"{kind} of epoch {task_epoch} is beyond any that a controller comes to")
     if runner_epoch is not None and task_epoch < runner_epoch:
         return Refuse(f"{kind} of epoch {task_epoch} is stale: epoch {runner_epoch} is in force")
     event = STARTS[TaskKind(kind)]

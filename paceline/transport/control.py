@@ -73,10 +73,15 @@ class ControlServer:
         return taken
 
     def send(self, peer: str, message: FromController) -> bool:
-        """False: no such peer is connected, its queue is full, or the message is too long."""
-        payload = _encoder.encode(message)
+        """False: no such peer is connected, its queue is full, or the message cannot be sent to
+        anybody (it is too long, or holds what cannot be packed): that is logged."""
+        kind = type(message).__name__
+        try:
+            payload = _encoder.encode(message)
+        except (OverflowError, TypeError, ValueError) as error:
+            log.error("message cannot be packed", peer=peer, kind=kind, reason=str(error))
+            return False
         if len(payload) > MAX_MESSAGE_BYTES:
-            kind = type(message).__name__
             log.error("message too long", peer=peer, kind=kind, length=len(payload))
             return False
         try:

@@ -21,6 +21,11 @@ def fresh_id(prefix: str) -> str:
     return f"{prefix}-{secrets.token_hex(6)}"
 
 
+MAX_EPOCH = 2**48
+"""No term and no n that a controller comes to by itself is so high. Whoever accepted a higher one
+would leave no room above it, on the wire or for a controller that has to rise above it."""
+
+
 class Epoch(msgspec.Struct, frozen=True, order=True, array_like=True):
     """(term, n): term grows with every controller start, n with every placement or reconnection.
 

@@ -250,6 +250,10 @@ def test_an_impossible_task_by_hand_ends_failed_with_its_reason(serving: Person)
         ({"kind": "load", "fields": {"kv_pages": "many"}}, "kv_pages"),
         ({"kind": "drain", "epoch": "soon"}, "cannot be read"),
         ({"kind": "drain", "epoch": [1]}, "epoch"),
+        ({"kind": "connect", "epoch": [2**64 - 1, 2**64 - 1]}, "too far beyond"),
+        ({"kind": "connect", "epoch": [1, 2**63]}, "too far beyond"),
+        ({"kind": "drain", "epoch": [-(2**70), 0]}, "does not travel"),
+        ({"kind": "load", "fields": {"kv_pages": 2**70}}, "does not travel"),
     ],
 )
 def test_a_task_that_cannot_be_read_is_a_failed_task(

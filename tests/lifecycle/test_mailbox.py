@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from paceline.lifecycle import RUNNER, STARTS, Accept, Moved, Park, Refuse, advance, verdict
-from paceline.types.ids import Epoch
+from paceline.types.ids import MAX_EPOCH, Epoch
 from paceline.types.states import RunnerState, TaskKind
 
 OLD, NOW, NEXT = Epoch(1, 7), Epoch(2, 1), Epoch(2, 2)
@@ -60,6 +60,13 @@ def test_verdicts(
 def test_a_stop_is_accepted_anywhere_unless_it_is_stale(state: RunnerState) -> None:
     assert isinstance(verdict(state, TaskKind.STOP, NOW, NOW), Accept)
     assert isinstance(verdict(state, TaskKind.STOP, NOW, OLD), Refuse)
+
+
+@pytest.mark.parametrize("kind", [*TaskKind, "dance"])
+def test_an_epoch_with_no_room_above_it_is_refused(kind: str) -> None:
+    for far in (Epoch(MAX_EPOCH + 1, 0), Epoch(2, MAX_EPOCH + 1), Epoch(2**64 - 1, 2**64 - 1)):
+        assert isinstance(verdict(RunnerState.LOADED, kind, NOW, far), Refuse)
+    assert isinstance(verdict(S.LOADED, K.LOAD, NOW, Epoch(MAX_EPOCH, MAX_EPOCH)), Accept)
 
 
 def test_a_refusal_names_the_state_found_and_those_that_accept() -> None:

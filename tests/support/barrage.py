@@ -219,10 +219,23 @@ class Barrage:
                 freed = now
             self.listen(0.01)
             self._attend()
+        self._ask_again()
         self._close_ledger("")
         facts = self.runners.seen(0)
         counts = Counter(facts.task_counts if facts else {})
         assert self._ended <= counts, f"{self._ended - counts} are missing in {counts}"
+
+    def _ask_again(self) -> None:
+        """The oldest task, long out of what is reported, is answered with its end once more."""
+        if not self._ledger:
+            return
+        task_id, entry = next(iter(self._ledger.items()))
+        self._post(entry)
+        deadline = time.monotonic() + END_S
+        process = self.runners.processes[0]
+        while not self.runners.status(0, task_id) and process.poll() is None:
+            assert time.monotonic() < deadline, f"{entry.end} is forgotten"
+            self.listen(0.01)
 
     def _attend(self) -> None:
         """A process that is gone must have obeyed a stop; it gets a successor."""

@@ -91,7 +91,7 @@ ANYTHING = st.one_of(
     st.lists(NUMBERS, max_size=3), st.dictionaries(WORDS, NUMBERS, max_size=2),
 )  # fmt: skip
 EPOCHS = st.sampled_from(
-    ["same", "next", "next", "next", "stale", "older term", "newer term", "far future"]
+    ["same", "next", "next", "next", "stale", "older term", "newer term", "future", "beyond"]
 )
 DEADLINES = st.sampled_from([0.1, 0.3, 0.3, 0.3, 2.0, 0.0, -1.0, math.nan, math.inf, 1e308])
 
@@ -213,5 +213,6 @@ def epoch_of(choice: str, newest: Epoch) -> Epoch:
         "stale": Epoch(term, n - 1),
         "older term": Epoch(term - 1, n + 100),
         "newer term": Epoch(term + 1, 0),
-        "far future": Epoch(term + 1000, 2**20),
+        "future": Epoch(term + 1000, 2**20),
+        "beyond": Epoch(2**64 - 1, 2**64 - 1),
     }[choice]

@@ -10,19 +10,26 @@ import time
 from collections.abc import Iterator
 
 import httpx
+import msgspec
 import psutil
 import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
+from paceline.types.ids import Epoch
 from tests.support.cluster import MODEL, LocalCluster, local_cluster
 from tests.support.freeze import frozen_thread
 from tests.support.models import smollm2_dir
+from tests.support.shots import DRAINS, EPOCHS, KNOCKS, UNKNOWN, Knock, epoch_of
 from tests.support.small import SMALL, write_small
 from tests.support.streams import Stream, body, calm
 from tests.support.victims import STATES, Hunter
 
 pytestmark = pytest.mark.real
 
+BY_HAND = 60
+"""Tasks that somebody hands over."""
 UNREACHABLE_S = 4.0
 """Longer than a node may be silent before it is lost, if nobody vouches for it."""
 
@@ -133,6 +140,34 @@ def test_what_cannot_be_survived_is_reported_with_signal_code_and_last_words(clu
     assert "ended by SIGSEGV (segmentation fault), which nobody here sent" in told["sentence"]
     assert told["facts"]["code"] == -signal.SIGSEGV
     assert any("Segmentation fault" in line for line in told["facts"]["last_words"])
+
+
+def test_no_task_by_hand_hurts_the_controller_or_ends_the_instance(cluster, small):
+    (controller,) = cluster.processes("paceline.controller")
+    deadlines = st.sampled_from([0.1, 0.3, 2.0, 0.0, -1.0, 1e308])
+
+    @settings(
+        max_examples=BY_HAND,
+        phases=[Phase.generate],
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(st.one_of(KNOCKS, DRAINS, UNKNOWN), EPOCHS, deadlines, st.integers(0, 1))
+    def handed_over(knock: Knock, choice: str, deadline_s: float, rank: int) -> None:
+        runner = cluster.wait("a runner", lambda: cluster.ranks(small).get(rank))
+        newest = cluster.instance(small)["epoch"] or [1, 1]
+        task = knock.fields | {
+            "kind": knock.kind,
+            "epoch": msgspec.to_builtins(epoch_of(choice, Epoch(*newest))),
+            "deadline_s": deadline_s,
+        }
+        url = f"{cluster.api.url}/api/runners/{runner['id']}/tasks?wait=0.05"
+        answer = httpx.post(url, content=msgspec.json.encode(task), timeout=30)
+        assert answer.status_code < 500, answer.text
+
+    handed_over()
+    assert cluster.processes("paceline.controller") == [controller]
 
 
 # --- everyone else -------------------------------------------------------------------------------

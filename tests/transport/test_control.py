@@ -16,7 +16,7 @@ import zmq
 from paceline.transport.control import MAX_MESSAGE_BYTES, ControlClient, ControlServer, Malformed
 from paceline.transport.errors import AddressUnusable
 from paceline.transport.sockets import DRAIN_LIMIT
-from paceline.types.control import Assign, Line, NodeBeat, ToController, ToRunner
+from paceline.types.control import Answer, Assign, Line, NodeBeat, ToController, ToRunner
 from paceline.types.facts import NodeFacts
 from paceline.types.ids import Epoch, NodeName, TaskId
 from paceline.types.tasks import WarmUp
@@ -162,6 +162,19 @@ def test_no_message_is_too_long_for_the_connection_to_outlive_it(
     assert [entry["event"] for entry in logs] == ["message too long"]
     server.socket.send_multipart([peer.encode(), long])
     assert [type(message) for message in orders(client)] == [Malformed]
+    assert server.send(peer, ASSIGN)
+    assert orders(client) == [ASSIGN]
+
+
+def test_a_message_that_cannot_be_packed_is_logged_and_ends_nobody(
+    server: ControlServer, client: ControlClient[ToRunner]
+) -> None:
+    peer = first(server, 1, client)
+    with structlog.testing.capture_logs() as logs:
+        line = Line(epoch=Epoch(2**64, 1), offers=(), gateway_keys=())
+        assert not server.send(peer, line)
+        assert not server.send(peer, Answer(number=1, body=object()))
+    assert [entry["event"] for entry in logs] == ["message cannot be packed"] * 2
     assert server.send(peer, ASSIGN)
     assert orders(client) == [ASSIGN]
 
