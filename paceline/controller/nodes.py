@@ -2,7 +2,8 @@
 
 Lost needs silence and a witness: a neighbour in the line, or for a driver a gateway, whose data
 link fell silent too. One that still hears it vouches, and nothing moves. Where no line stands
-silence alone decides; where one does and nobody can be a witness, after a longer patience.
+silence alone decides; where one does and nobody can be a witness, after a longer patience, unless
+anybody's word says that the line stands, or nobody at all is heard.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ def node_state(facts: Facts, book: Book, name: NodeName, now: float, timing: Tim
         return NodeState.LOST
     silence_s = facts.silence_s(seen.heard_at, now)
     if silence_s < timing.suspect_s:
-        return NodeState.READY if now - seen.steady_since >= timing.steady_s else NodeState.SUSPECT
+        is_steady = seen.heard_at - seen.steady_since >= timing.steady_s
+        return NodeState.READY if is_steady else NodeState.SUSPECT
     if silence_s < timing.lost_s:
         return NodeState.SUSPECT
     there = [r for r in book.runners.values() if r.node == name and not _superseded(seen, r)]
@@ -57,9 +59,11 @@ def is_silent(facts: Facts, book: Book, runner: RunnerId, now: float, timing: Ti
     if not _is_serving(book, seen):
         return True
     words = list(_witnesses(facts, book, seen, now, timing))
-    if any(word < timing.suspect_s for word in words):
+    if words:
+        return all(word >= timing.suspect_s for word in words)
+    if silence_s < timing.hung_s or _stands(facts, book, seen, now, timing):
         return False
-    return bool(words) or silence_s >= timing.hung_s
+    return _hears_anyone(facts, now, timing)
 
 
 def why_gone(node: NodeSeen, state: NodeState, runner: RunnerBook) -> str | None:
@@ -100,6 +104,30 @@ def _gateway_words(facts: Facts, inst: InstanceBook, now: float, timing: Timing)
             for link in seen.facts.links:
                 if link.instance == inst.id and link.epoch == inst.epoch:
                     yield heard_s + link.silence_s
+
+
+def _stands(facts: Facts, book: Book, seen: RunnerSeen, now: float, timing: Timing) -> bool:
+    """Whether the line of a runner stands by the word of a gateway or of any rank that is heard:
+    each leaves its line soon after another has, and a gateway hears who is in one."""
+    seat = seen.facts.seat
+    inst = book.instances.get(seat.instance) if seat else None
+    if inst is None:
+        return False
+    words = list(_gateway_words(facts, inst, now, timing))
+    for place in inst.seats:
+        rank = facts.runners.get(place.runner) if place.runner else None
+        if rank is not None and _is_serving(book, rank) and rank.facts.line is not None:
+            line = rank.facts.line
+            silences = (line.upstream_silence_s or 0.0, line.downstream_silence_s or 0.0)
+            words.append(facts.silence_s(rank.heard_at, now) + max(silences))
+    return any(word < timing.suspect_s for word in words)
+
+
+def _hears_anyone(facts: Facts, now: float, timing: Timing) -> bool:
+    """Who hears nobody at all is away itself."""
+    heard_at = [seen.heard_at for seen in facts.nodes.values()]
+    heard_at += [seen.heard_at for seen in facts.gateways.values()]
+    return any(facts.silence_s(at, now) < timing.suspect_s for at in heard_at)
 
 
 def _witnesses(

@@ -13,7 +13,7 @@ from paceline.controller.nodes import IN_A_LINE, NodeState, is_silent
 from paceline.controller.passing import Pass
 from paceline.controller.spares import holds
 from paceline.planner import human_bytes
-from paceline.types.states import RunnerState, TaskKind
+from paceline.types.states import InstanceState, RunnerState, TaskKind
 
 
 class Stage(StrEnum):
@@ -165,8 +165,11 @@ def _is_drained(inst: InstanceBook, seen: RunnerSeen) -> bool:
 def _obstacle(p: Pass, inst: InstanceBook, seat: SeatBook) -> str:
     """Why the seat can get no runner where it is, however long one waits."""
     plan = seat.plan
-    if p.nodes.get(plan.node, NodeState.LOST) is NodeState.LOST:
-        return f"rank {plan.rank} needs {plan.node}, which is lost"
+    state = p.nodes.get(plan.node, NodeState.LOST)
+    # What waits goes on when the node is steady again: one that flaps moves nothing.
+    waits_for_it = inst.state is InstanceState.WAITING and state is not NodeState.READY
+    if state is NodeState.LOST or waits_for_it:
+        return f"rank {plan.rank} needs {plan.node}, which is {state}"
     free = p.ledger.free_for(inst, plan.node)
     others = sum(s.plan.memory_bytes for s in inst.seats if s.plan.node == plan.node) - (
         plan.memory_bytes

@@ -28,7 +28,7 @@ from paceline.types.ids import Epoch, Seat
 from paceline.types.instance import InstanceWish, Placement
 from paceline.types.states import InstanceState, RunnerState
 from paceline.types.tasks import TaskStatus
-from tests.controller.simulation import CLUSTER, GIB, SMOL
+from tests.simulation.models import CLUSTER, GIB, SMOL
 
 NOW = 1000.0
 START = 900.0

@@ -7,28 +7,44 @@ from typing import Any
 
 import pytest
 
+from paceline.checkpoint.manifest import MANIFEST_NAME
+from paceline.checkpoint.store import Store
 from paceline.controller.api import MAX_INSTANCES
 from paceline.controller.book import InstanceBook
 from paceline.controller.operator import MAX_LIVE
 from paceline.types.control import Answer, Ask
 from paceline.types.instance import InstanceWish
-from tests.controller.simulation import World
+from tests.simulation.models import OnDisk
+from tests.simulation.world import World
+
+
+class Shelf(OnDisk):
+    """With a real store, which holds `smol` and nothing else."""
+
+    def __init__(self, home: Path) -> None:
+        super().__init__()
+        self.store = Store(home)
+        directory = home / "models" / "smol"
+        directory.mkdir(parents=True)
+        (directory / MANIFEST_NAME).write_text("{}")
 
 
 class Person:
     """Asks through a gateway and reads the answers."""
 
     def __init__(self, home: Path) -> None:
-        self.world = World(home, nodes=2)
+        self.world = World(nodes=2, models=Shelf(home))
         self.world.run(1.0)
         self.answers: list[Answer] = []
         self.number = 0
+        self._post = self.world.controller._post
         self.world.controller._post = self._hear
 
     def _hear(self, peer: str, message: Any) -> bool:
         if isinstance(message, Answer):
             self.answers.append(message)
-        return True
+            return True
+        return self._post(peer, message)
 
     def ask(self, verb: str, **body: Any) -> Answer:
         self.number += 1
@@ -225,11 +241,8 @@ def driver(person: Person) -> str:
 
 
 def ended(person: Person, task: dict[str, Any]) -> dict[str, Any]:
-    """The task once it has ended. The fixture holds back everything but answers: let it flow."""
-    person.world.controller._post = person.world.post
-    person.world.controller._actor._post = person.world.post
+    """The task once it has ended."""
     person.world.run(5.0)
-    person.world.controller._post = person._hear
     return dict(person.told("tasks.get", id=task["id"]))
 
 
@@ -275,7 +288,6 @@ def test_a_stale_task_by_hand_is_refused_and_a_future_one_poisons_nothing(servin
     assert "is stale" in ended(serving, stale)["reason"]
     future = serving.told("tasks.create", runner=runner, kind="connect", epoch="1.900")
     assert ended(serving, future)["state"] in ("cancelled", "failed")
-    serving.world.controller._post = serving.world.post
     assert serving.world.run(60.0, serving.world.all_ready)
     (inst,) = serving.world.controller.book.instances.values()
     assert inst.epoch is not None
@@ -294,10 +306,8 @@ def test_a_runner_that_is_drained_or_stopped_by_hand_is_replaced(serving: Person
         runner = driver(serving)
         task = serving.told("tasks.create", runner=runner, kind=kind)
         assert ended(serving, task)["state"] == "complete"
-        serving.world.controller._post = serving.world.post
         assert serving.world.run(60.0, serving.world.all_ready)
         assert driver(serving) != runner
-        serving.world.controller._post = serving._hear
 
 
 def test_tasks_by_hand_are_for_runners_that_are_there_and_bounded(serving: Person) -> None:

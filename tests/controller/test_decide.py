@@ -316,6 +316,64 @@ def test_a_runner_that_beats_and_does_not_work_is_replaced(work: str) -> None:
     assert kill.grace_s == 0.0
 
 
+def test_any_rank_that_is_heard_says_that_the_line_stands() -> None:
+    """Rank 1 of three is silent, and so are, for the controller, both its neighbours but one."""
+    scene = Scene()
+    scene.ready(ONE)
+    scene.node("n1", "r-0", silent_s=30.0)
+    scene.node("n2", "r-1", silent_s=30.0)
+    for rank in (0, 1):
+        scene.runner(rank, RunnerState.READY, epoch=ONE, silent_s=30.0)
+    scene.node("n3")
+    scene.gateway(links=(DriverLink(instance="i-1", epoch=ONE, silence_s=0.1),))
+    scene.go()
+    assert [scene.book.nodes[n] for n in ("n1", "n2")] == ["unreachable", "unreachable"]
+    scene.gateway()
+    scene.go()
+    assert [scene.book.nodes[n] for n in ("n1", "n2")] == ["lost", "lost"]
+
+
+def test_who_hears_nobody_is_away_itself() -> None:
+    scene = Scene()
+    scene.ready(ONE)
+    for rank, node in ((0, "n1"), (1, "n2")):
+        scene.node(node, f"r-{rank}", silent_s=300.0)
+        scene.runner(rank, RunnerState.READY, epoch=ONE, silent_s=300.0)
+    scene.go()
+    assert set(scene.book.nodes.values()) == {"unreachable"}
+    assert scene.inst.state is InstanceState.READY
+
+
+def test_a_node_that_was_lost_is_given_nothing_until_it_has_beaten_for_a_while() -> None:
+    scene = Scene()
+    scene.wanted()
+    back = scene.nodes["n2"]
+    for heard_at, state in ((NOW - 1.2, "suspect"), (NOW - 0.5, "ready")):
+        scene.nodes["n2"] = replace(back, heard_at=heard_at, steady_since=NOW - 2.6)
+        scene.go()
+        assert scene.book.nodes["n2"] == state
+
+
+def test_a_deletion_waits_for_a_process_that_could_be_anyones() -> None:
+    scene = Scene()
+    scene.wanted(wish={"deleted": True}, state=InstanceState.DRAINING)
+    scene.node("n1", "r-0-9")
+    assert scene.go() == ["r-0-9 on n1 is ended: no seat needs it"]
+    assert scene.inst.reasons == ("draining: waiting to see r-0-9 gone",)
+    scene.node("n1")
+    assert scene.go()[-1] == "i-1 (smol) is gone, and all its runners with it"
+
+
+def test_a_spare_runner_is_kept_for_its_instance_only_as_long_as_it_speaks() -> None:
+    scene = Scene()
+    scene.wanted(wish={"min_nodes": 3})
+    scene.node("n1", "r-0")
+    scene.runner(0, RunnerState.LOADED, silent_s=9.0)
+    assert not [said for said in scene.go() if "is ended" in said]
+    scene.runner(0, RunnerState.LOADED, silent_s=11.0)
+    assert scene.go() == ["r-0 on n1 is ended: no seat needs it"]
+
+
 # --- blank runners -------------------------------------------------------------------------------
 
 

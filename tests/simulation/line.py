@@ -128,6 +128,8 @@ class SimRank:
             return
         ring = self._plane.ring(self)
         for rank in ring:
+            rank.runner.pulse.begin("step")
+            rank.runner.pulse.end()
             rank.steps += 1
             if rank.steps == 1:
                 rank.runner.look_soon()
