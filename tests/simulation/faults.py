@@ -124,6 +124,15 @@ def cut_link(world: World, random: Random) -> Undo | None:
     return _cut(world, random.choice(([(one, other)], [(one, other), (other, one)])))
 
 
+def lose_link(world: World, random: Random) -> Undo | None:
+    """Between two nodes, for good: lines have to go another way."""
+    if len(world.nodes) < 3:
+        return None
+    one, other = random.sample(list(world.nodes), 2)
+    _cut(world, [(one, other), (other, one)])
+    return STAYS
+
+
 def _cut(world: World, ways: list[tuple[str, str]]) -> Undo:
     for way in ways:
         world.network.cut(*way)
@@ -419,6 +428,7 @@ FAULTS: dict[str, Fault] = {
         cut_off_controller,
         cut_gateway,
         cut_link,
+        lose_link,
         crash_runner,
         hang_runner,
         stick_runner,

@@ -11,7 +11,7 @@ import msgspec
 from paceline.controller.book import InstanceBook
 from paceline.controller.ledger import Ledger
 from paceline.controller.nodes import NodeState
-from paceline.controller.offers import budgets
+from paceline.controller.offers import budgets, links
 from paceline.planner import plan
 from paceline.types.instance import NoPlacement
 from tests.simulation.faults import FAULTS, Faults, want_any
@@ -157,11 +157,11 @@ class Schedule:
         world = self.world
         facts, book = world.controller.facts(), world.controller.book
         ledger = Ledger(facts, book)
-        up = {name for name, node in world.nodes.items() if node.up}
-        offered = budgets(facts, ledger, inst, up & facts.nodes.keys())
+        up = facts.nodes.keys() & {name for name, node in world.nodes.items() if node.up}
+        offered, ways = budgets(facts, ledger, inst, up), links(facts, up)
         model = world.models.facts(inst.wish.model)
-        asked = (inst.wish, offered, inst.placement)
+        asked = (inst.wish, offered, ways, inst.placement)
         if asked not in self._fitting:
-            answer = plan(model, offered, inst.wish, sticky=inst.placement)
+            answer = plan(model, offered, inst.wish, sticky=inst.placement, links=ways)
             self._fitting[asked] = not isinstance(answer, NoPlacement)
         return self._fitting[asked]
