@@ -16,7 +16,7 @@ pytestmark = pytest.mark.real
 
 FIRST = 3
 """Cycles that fill caches and pools before anything is counted."""
-GROWTH_MIB = 8.0
+GROWTH_MIB = 4.0
 """Of resident memory, for one process: what the allocator keeps and the event log's ring."""
 OTHER_LOGS = 30
 
