@@ -366,6 +366,11 @@ def pause_controller(world: World, random: Random) -> Undo | None:
     return world.control_host.resume
 
 
+def restart_gateway(world: World, random: Random) -> Undo:
+    world.restart_gateway()
+    return STAYS
+
+
 def refuse_writes(world: World, random: Random) -> Undo | None:
     if len(world.controllers) > 1:
         return None
@@ -378,6 +383,13 @@ def fill_disk(world: World, random: Random) -> Undo | None:
         return None
     world.disk.fill(True)
     return lambda: world.disk.fill(False)
+
+
+def fail_pulls(world: World, random: Random) -> Undo:
+    """A model is gone from the disk, and cannot be brought back for a while."""
+    model = random.choice(("little", "large"))
+    world.models.drop(model)
+    return lambda: world.models.allow(model)
 
 
 # --- users ---------------------------------------------------------------------------------------
@@ -447,8 +459,10 @@ FAULTS: dict[str, Fault] = {
         restart_controller_at_once,
         run_two_controllers,
         pause_controller,
+        restart_gateway,
         refuse_writes,
         fill_disk,
+        fail_pulls,
         create_instance,
         create_what_does_not_fit,
         delete_instance,

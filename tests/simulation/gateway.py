@@ -125,24 +125,30 @@ class Client:
 
 
 class SimGateway:
-    def __init__(self, world: World, name: str) -> None:
+    """One process at `place`, from its start until `die`; its clients go with it."""
+
+    def __init__(self, world: World, place: str) -> None:
         self.world = world
-        self.host = Host(world.clock, name)
-        self.identity = f"gateway:{name}"
-        self.name = GatewayId(name)
+        self.host = Host(world.clock, place)
+        self.name = GatewayId(f"{place}-{next(world.pids)}")
+        self.identity = f"gateway:{self.name}"
         self.routes: Routes | None = None
         self.clients: list[Client] = []
         self.links: dict[str, SimLink] = {}
         """By the address of the driver's front."""
         self.drivers = Drivers(self._dial, SETTINGS, METRICS, world.clock)
         self.drivers._links = SimLinks(self._dial, SETTINGS, METRICS, world.clock, self._look_soon)
-        world.network.join(self.identity, self.host, self._take)
+        self._end = world.network.join(self.identity, self.host, self._take)
         self._look_planned = False
         self._beats = 0
         self._beat()
 
+    def die(self) -> None:
+        self.world.network.leave(self.identity, self._end)
+        self.host.crash()
+
     def open_stream(self, model: str, tokens: int) -> Client:
-        client = Client(self.world, f"s-{len(self.clients)}", model, tokens)
+        client = Client(self.world, f"s-{next(self.world.streams)}", model, tokens)
         self.clients.append(client)
         self.drivers.carry([client.live])
         self._look_soon()

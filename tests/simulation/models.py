@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from paceline.controller.facts import ModelSeen
 from paceline.types.model import ModelFacts
+from tests.simulation.clock import Clock
 
 GIB = 1024**3
 CLUSTER = "cluster-1"
@@ -44,6 +45,8 @@ def model(name: str, layers: int, layer_params: int) -> ModelFacts:
     )
 
 
+PULL_S = 1.5
+
 LITTLE = model("little", 5, 8_000_000)
 """About 380 MiB on one node, 90 MiB more for each further one."""
 LARGE = model("large", 6, 30_000_000)
@@ -64,3 +67,32 @@ class OnDisk:
 
     def pull(self, name: str) -> None:
         raise AssertionError("everything is on disk")
+
+
+class Pulled(OnDisk):
+    """A model may be dropped; then it is pulled, which fails until it is allowed again."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__()
+        self._clock = clock
+        self._all = dict(self._seen)
+        self._refused: set[str] = set()
+
+    def drop(self, name: str) -> None:
+        self._seen[name] = ModelSeen()
+        self._refused.add(name)
+
+    def allow(self, name: str) -> None:
+        self._refused.discard(name)
+
+    def pull(self, name: str) -> None:
+        if self._seen[name].facts is None and not self._seen[name].pulling:
+            self._seen[name] = ModelSeen(pulling="12 % of 98 MB")
+            self._clock.after(PULL_S, self._end, name)
+
+    def _end(self, name: str) -> None:
+        if name not in self._refused:
+            self._seen[name] = self._all[name]
+        elif self._seen[name].pulling:
+            retry_at = self._clock.now + PULL_S
+            self._seen[name] = ModelSeen(failure="the hub does not answer", retry_at=retry_at)

@@ -160,6 +160,8 @@ class Schedule:
         up = facts.nodes.keys() & {name for name, node in world.nodes.items() if node.up}
         offered, ways = budgets(facts, ledger, inst, up), links(facts, up)
         model = world.models.facts(inst.wish.model)
+        if model is None:
+            return True  # it is being pulled
         asked = (inst.wish, offered, ways, inst.placement)
         if asked not in self._fitting:
             answer = plan(model, offered, inst.wish, sticky=inst.placement, links=ways)

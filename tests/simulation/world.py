@@ -26,7 +26,7 @@ from tests.simulation.gateway import SimGateway
 from tests.simulation.host import Host
 from tests.simulation.invariants import Watch
 from tests.simulation.line import DataPlane
-from tests.simulation.models import CLUSTER, GIB, OnDisk
+from tests.simulation.models import CLUSTER, GIB, Pulled
 from tests.simulation.network import Network
 from tests.simulation.node import SimNode
 from tests.simulation.runner import SimRunner
@@ -56,11 +56,11 @@ class World:
         self.clock = Clock()
         self.timing = timing
         self.cluster_id = CLUSTER
-        self.models = models or OnDisk()
+        self.models = models or Pulled(self.clock)
         self.task_failures = 0.0
         """Probability that a fetch or load fails."""
         self.pids = itertools.count(1000)
-        self.numbers = itertools.count(1)
+        self.numbers, self.streams = itertools.count(1), itertools.count()
         self.notes: deque[tuple[float, str, tuple[object, ...]]] = deque(maxlen=NOTES)
         self.log: deque[Event] = deque(maxlen=NOTES)
         """What all controllers have said, the last of it; `said` counts all of it."""
@@ -126,6 +126,11 @@ class World:
     def answers(self) -> bool:
         """Whether there is a controller to talk to."""
         return self._newest.alive and self.control_host.runs
+
+    def restart_gateway(self) -> None:
+        """Another process, with other keys, and without the streams of the one before."""
+        self.gateway.die()
+        self.gateway = SimGateway(self, GATEWAY)
 
     # --- what users do ---------------------------------------------------------------------------
 
