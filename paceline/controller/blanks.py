@@ -15,7 +15,7 @@ from paceline.controller.book import Patience, RunnerBook
 from paceline.controller.ledger import Reservation
 from paceline.controller.nodes import is_silent
 from paceline.controller.passing import Pass
-from paceline.controller.spares import await_start, blanks_of, kill
+from paceline.controller.spares import await_start, kill
 from paceline.planner import human_bytes
 from paceline.planner.memory import PROCESS_BYTES
 from paceline.types.facts import NodeFacts
@@ -28,7 +28,7 @@ def keep_blanks(p: Pass) -> Iterator[Action]:
     for name, seen in p.facts.nodes.items():
         if not p.is_ready(name):
             continue
-        there = blanks_of(p, name)
+        there = p.blanks.get(name, [])
         for runner in there:
             yield from _look_after(p, runner)
         extra = there[seen.facts.blanks :]

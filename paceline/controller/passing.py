@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 
-from paceline.controller.book import Book, InstanceBook, TaskBook
+from paceline.controller.book import Book, InstanceBook, RunnerBook, TaskBook
 from paceline.controller.facts import Facts
 from paceline.controller.ledger import Ledger
 from paceline.controller.nodes import NodeState, node_state
@@ -43,6 +43,21 @@ class Pass:
     def ledger(self) -> Ledger:
         """With what this pass has given away."""
         return Ledger(self.facts, self.book)
+
+    @cached_property
+    def seated(self) -> frozenset[RunnerId]:
+        """Runners that sit on a seat."""
+        instances = self.book.instances.values()
+        return frozenset(seat.runner for inst in instances for seat in inst.seats if seat.runner)
+
+    @cached_property
+    def blanks(self) -> dict[NodeName, list[RunnerBook]]:
+        """The blank runners of each node, oldest first."""
+        found: dict[NodeName, list[RunnerBook]] = {}
+        for runner in self.book.runners.values():
+            if runner.is_blank:
+                found.setdefault(runner.node, []).append(runner)
+        return found
 
     @cached_property
     def _latest(self) -> dict[tuple[RunnerId, TaskKind], TaskBook]:

@@ -32,13 +32,8 @@ def spare_for(p: Pass, inst: InstanceBook, seat: SeatBook) -> RunnerId | None:
     best = max(fitting, key=lambda seen: _fitness(inst, seat, seen), default=None)
     if best is not None:
         return best.facts.runner_id
-    starting = (r.id for r in blanks_of(p, seat.plan.node) if r.id not in p.facts.runners)
+    starting = (r.id for r in p.blanks.get(seat.plan.node, ()) if r.id not in p.facts.runners)
     return next((runner for runner in starting if runner not in p.taken), None)
-
-
-def blanks_of(p: Pass, node: NodeName) -> list[RunnerBook]:
-    """The blank runners of a node, oldest first."""
-    return [runner for runner in p.book.runners.values() if runner.node == node and runner.is_blank]
 
 
 def holds(inst: InstanceBook, seat: SeatBook, seen: RunnerSeen) -> bool:
@@ -66,7 +61,7 @@ def _is_free(p: Pass, inst: InstanceBook, seen: RunnerSeen) -> bool:
     if known is not None:
         mine = known.seat is None or known.seat.instance == inst.id
         alive = p.facts.silence_s(seen.heard_at, p.now) < p.timing.suspect_s
-        return mine and alive and not known.kill and known.id not in seated(p)
+        return mine and alive and not known.kill and known.id not in p.seated
     seat = seen.facts.seat
     return (seat is None or seat.instance == inst.id) and is_adoptable(p, seen)
 
@@ -87,15 +82,6 @@ def await_start(p: Pass, runner: RunnerBook) -> Iterator[Action]:
                 term=p.book.term,
             ),
         )
-
-
-def seated(p: Pass) -> frozenset[RunnerId]:
-    return frozenset(
-        seat.runner
-        for inst in p.book.instances.values()
-        for seat in inst.seats
-        if seat.runner is not None
-    )
 
 
 def kill(p: Pass, runner: RunnerBook, why: str, grace_s: float | None = None) -> Iterator[Action]:
@@ -131,7 +117,7 @@ def kills_again(p: Pass) -> Iterator[Action]:
 def unneeded(p: Pass) -> Iterator[Action]:
     """Ends what sits on no seat. Asked only when nothing else is to be done, so that every seat
     has had its choice."""
-    kept = seated(p)
+    kept = p.seated
     for runner in p.book.runners.values():
         if runner.is_blank or runner.id in kept:
             continue
@@ -147,7 +133,7 @@ def unneeded(p: Pass) -> Iterator[Action]:
 
 def make_room(p: Pass, inst: InstanceBook, node: NodeName) -> Iterator[Action]:
     """Ends runners of the instance that sit on no seat and hold memory that one of them needs."""
-    kept = seated(p) | p.taken
+    kept = p.seated | p.taken
     for runner in p.book.runners.values():
         mine = runner.seat is not None and runner.seat.instance == inst.id
         if mine and runner.node == node and runner.id not in kept:

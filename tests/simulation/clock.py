@@ -33,6 +33,7 @@ class Clock:
         due = self._due
         while due and due[0][0] <= until:
             when, _, what, args = heapq.heappop(due)
-            self.now = max(self.now, when)
+            if when > self.now:
+                self.now = when
             what(*args)
         self.now = max(self.now, until)

@@ -38,7 +38,7 @@ class SimController:
             world.timing,
         )
         self._tell_of_acts()
-        self._pace_s = pace_s
+        self.pace_s = pace_s
         self._waiting: list[tuple[str, Any]] = []
         self._waiting_of: dict[str, int] = {}
         self._end = world.network.join("controller", host, self._take)
@@ -50,7 +50,7 @@ class SimController:
     @property
     def is_settling(self) -> bool:
         """Has not had the time to hear all that lives."""
-        return self.world.now - self._started_at <= self.world.timing.settle_s + self._pace_s
+        return self.world.now - self._started_at <= self.world.timing.settle_s + self.pace_s
 
     def die(self) -> None:
         if self.alive:
@@ -82,7 +82,7 @@ class SimController:
         if waiting < PEER_MESSAGES:
             self._waiting_of[sender] = waiting + 1
             self._waiting.append((sender, message))
-            self._wake(self._turned_at + self._pace_s)
+            self._wake(self._turned_at + self.pace_s)
 
     def _wake(self, at: float) -> None:
         at = max(at, self.world.clock.now)
@@ -106,4 +106,4 @@ class SimController:
             return
         self.world.watch.turned(self)
         longest = now + self.world.timing.longest_wait_s
-        self._wake(max(now + self._pace_s, min(next_wake, longest)))
+        self._wake(max(now + self.pace_s, min(next_wake, longest)))

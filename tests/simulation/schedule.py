@@ -27,6 +27,8 @@ NOTICE_S = 5.0
 """What was struck last shows by then."""
 REST_S = 12.0
 """Longer than the patience with spare runners and with health."""
+RESTING_PACE_S = 0.5
+"""Of a controller that has nothing to do, so that nothing takes little time."""
 
 
 class Outcome(msgspec.Struct, kw_only=True):
@@ -47,7 +49,7 @@ class Schedule:
             nodes=len(sizes),
             memory_gib=sizes,
             blanks=random.choice((0, 1, 1)),
-            pace_s=random.choice((0.05, 0.15, 0.2, 0.2)),
+            pace_s=random.choice((0.05, 0.2, 0.25, 0.25)),
         )
         self.faults = Faults(self.world, random)
         self.outcome = Outcome(seed=seed)
@@ -102,6 +104,7 @@ class Schedule:
     def _rest(self) -> None:
         world = self.world
         said = world.said
+        world.controllers[0].pace_s = RESTING_PACE_S
         world.run(REST_S)
         if world.said > said:
             news = [event.sentence for event in world.log][said - world.said :]
