@@ -38,12 +38,13 @@ def test_all_invariants_hold_in_a_hundred_thousand_schedules(
     assert set(totals.injected) == set(FAULTS), "every kind of fault has struck"
 
 
-def test_a_seed_is_replayed_exactly_in_any_process() -> None:
+@pytest.mark.parametrize("seed", ["3", "17", "29"])
+def test_a_seed_is_replayed_exactly_in_any_process(seed: str) -> None:
     """Not even the order of sets, which Python draws anew for each process, may show."""
     replays = set()
     for hash_seed in ("1", "2"):
         env = os.environ | {"PYTHONHASHSEED": hash_seed}
-        argv = [sys.executable, "-m", "tests.simulation", "--seed", "17"]
+        argv = [sys.executable, "-m", "tests.simulation", "--seed", seed]
         replays.add(subprocess.run(argv, env=env, capture_output=True, check=False).stdout)
     assert len(replays) == 1
-    assert len(replays.pop().splitlines()) > 50
+    assert b"FAULT" in replays.pop()
