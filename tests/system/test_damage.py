@@ -73,12 +73,12 @@ def reason(cluster: LocalCluster, name: str, words: str) -> dict[str, Any]:
 
 def blank_runners(cluster: LocalCluster) -> list[dict[str, Any]]:
     """One on each node, without a seat, idle."""
-    nodes = {node["name"] for node in cluster.api.get("/api/nodes")}
 
     def on_each() -> list[dict[str, Any]] | None:
+        nodes = {node["name"] for node in cluster.api.get("/api/nodes")}
         runners = cluster.api.get("/api/runners")
         found = [r for r in runners if r["seat"] is None and r["state"] == "idle"]
-        return found if {runner["node"] for runner in found} == nodes else None
+        return found if nodes and {runner["node"] for runner in found} == nodes else None
 
     found: list[dict[str, Any]] = cluster.wait("a blank runner on each node", on_each)
     return found
@@ -161,7 +161,7 @@ def test_the_out_of_memory_killer_is_named(cluster):
     with memory_group() as group:
         for process in (supervisor, *supervisor.children()):
             group.take(process.pid)
-        group.limit(200 * MIB)
+        group.limit(100 * MIB)
         name = cluster.create(MODEL, min_nodes=2, kv_tokens=1024)
         killed = lambda: [  # noqa: E731
             event["sentence"]
@@ -170,7 +170,8 @@ def test_the_out_of_memory_killer_is_named(cluster):
         ]
         (sentence, *_) = cluster.wait("the kernel to kill", killed)
         assert "on node-2 killed by SIGKILL" in sentence
-        assert reason(cluster, name, "out-of-memory killer")["state"] in ("starting", "failed")
+        found = reason(cluster, name, "out-of-memory killer")
+        assert found["state"] in ("starting", "recovering", "failed")
         group.lift()
         cluster.ready(name)
         assert supervisor.is_running()
