@@ -23,6 +23,7 @@ from tests.support.streams import body, calm
 pytestmark = pytest.mark.real
 
 MIB = 2**20
+NODES = {"node-1", "node-2"}
 
 
 @pytest.fixture(scope="module")
@@ -75,10 +76,9 @@ def blank_runners(cluster: LocalCluster) -> list[dict[str, Any]]:
     """One on each node, without a seat, idle."""
 
     def on_each() -> list[dict[str, Any]] | None:
-        nodes = {node["name"] for node in cluster.api.get("/api/nodes")}
         runners = cluster.api.get("/api/runners")
         found = [r for r in runners if r["seat"] is None and r["state"] == "idle"]
-        return found if nodes and {runner["node"] for runner in found} == nodes else None
+        return found if {runner["node"] for runner in found} == NODES else None
 
     found: list[dict[str, Any]] = cluster.wait("a blank runner on each node", on_each)
     return found
