@@ -84,12 +84,19 @@ class Checkpoint:
 def read_config(directory: Path) -> ModelConfig:
     """The architecture that config.json describes. Raises CheckpointError."""
     path = directory / CONFIG_NAME
+    return _parsed(path, _read_json(path))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
     try:
-        raw = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
     except msgspec.DecodeError as error:
         raise CheckpointError(f"{path}: corrupt: {error}") from error
+
+
+def _parsed(path: Path, raw: dict[str, Any]) -> ModelConfig:
     try:
         return parse_config(raw)
     except CheckpointError as error:
@@ -99,23 +106,53 @@ def read_config(directory: Path) -> ModelConfig:
 def model_facts(directory: Path, name: str) -> ModelFacts:
     """Sizes of a checkpoint, from its config and headers alone. Raises CheckpointError."""
     with Checkpoint(directory) as checkpoint:
+        disk_bytes = sum(path.stat().st_size for path in checkpoint.files.paths)
         config, layout = checkpoint.config, checkpoint.layout
-        return ModelFacts(
-            name=name,
-            family=config.family,
-            digest=_digest(checkpoint),
-            disk_bytes=sum(path.stat().st_size for path in checkpoint.files.paths),
-            layer_params=tuple(
-                _params(layout.layer(i).values()) for i in range(len(config.layers))
-            ),
-            embed_params=_params(layout.embedding().values()),
-            head_params=_params(layout.head().values()),
-            tied=config.tied,
-            width=config.width,
-            vocab_size=config.vocab_size,
-            kv_width=config.kv_width,
-            max_context=config.max_context,
-        )
+        return _facts(config, layout, name, _digest(checkpoint), disk_bytes)
+
+
+def config_facts(path: Path, name: str) -> ModelFacts:
+    """Sizes of a checkpoint of which there is nothing but its config.json: what it would be on
+    disk in the dtype that the config names. Raises CheckpointError."""
+    raw = _read_json(path)
+    config = _parsed(path, raw)
+    dtype = str(raw.get("dtype") or raw.get("torch_dtype") or "float32")
+    if dtype not in _DTYPE_BYTES:
+        known = ", ".join(_DTYPE_BYTES)
+        raise CheckpointError(f"{path}: dtype {dtype!r} is not known; known are {known}")
+    facts = _facts(config, Layout(config, _AllNames()), name, f"config:{path}", 0)
+    shared = facts.head_params if config.tied else 0
+    params = sum(facts.layer_params) + facts.embed_params + facts.head_params - shared
+    return msgspec.structs.replace(facts, disk_bytes=params * _DTYPE_BYTES[dtype])
+
+
+_DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+
+
+class _AllNames:
+    """The tensors of a checkpoint that is not there: whichever is asked for."""
+
+    def __contains__(self, name: object) -> bool:
+        return True
+
+
+def _facts(
+    config: ModelConfig, layout: Layout, name: str, digest: str, disk_bytes: int
+) -> ModelFacts:
+    return ModelFacts(
+        name=name,
+        family=config.family,
+        digest=digest,
+        disk_bytes=disk_bytes,
+        layer_params=tuple(_params(layout.layer(i).values()) for i in range(len(config.layers))),
+        embed_params=_params(layout.embedding().values()),
+        head_params=_params(layout.head().values()),
+        tied=config.tied,
+        width=config.width,
+        vocab_size=config.vocab_size,
+        kv_width=config.kv_width,
+        max_context=config.max_context,
+    )
 
 
 def shard_tensors(directory: Path, shard: Shard) -> tuple[str, ...]:

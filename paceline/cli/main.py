@@ -17,11 +17,13 @@ from paceline.cli import run as running
 from paceline.cli import show
 from paceline.cli import up as upping
 from paceline.cli.api import Api, running_cluster
+from paceline.cli.described import preview_described
 from paceline.cli.sizes import parse_bytes
 from paceline.cluster.local.options import DEFAULT_HOST, DEFAULT_PORT, UpOptions
 from paceline.process.config import read_config
 from paceline.process.home import Home
 from paceline.types.errors import PacelineError, Unavailable
+from paceline.types.instance import InstanceWish
 from paceline.types.states import Objective
 
 app = typer.Typer(
@@ -195,10 +197,14 @@ def place(
     dtype: Dtype = "auto",
     kv_tokens: KvTokens = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be.")] = False,
+    cluster: Annotated[
+        Path | None,
+        typer.Option(help="Plan for the cluster that this TOML file describes."),
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Ask for an instance of a model, or with --dry-run see where it would go and why."""
-    api = _api()
+    """Ask for an instance of a model; with --dry-run or --cluster only see where it would go, how
+    fast it would be, and why. With --cluster MODEL may be a config.json alone."""
     wish = {
         "model": model,
         "min_nodes": min_nodes,
@@ -207,17 +213,19 @@ def place(
         "dtype": dtype,
         "kv_tokens": kv_tokens,
     }
-    if not dry_run:
-        made = api.post("/api/instances", wish)
+    if cluster is not None:
+        asked = msgspec.convert({**wish, "id": "plan"}, InstanceWish)
+        found = msgspec.to_builtins(preview_described(asked, cluster, _Target.home))
+    elif dry_run:
+        found = _api().get("/api/placements", **wish)
+    else:
+        made = _api().post("/api/instances", wish)
         _print([made] if not json else made, json, show.INSTANCES, "")
         return
-    found = api.get("/api/placements", **wish)
     if json:
         show.as_json(found)
     else:
-        if found["placement"]:
-            show.table(show.SEATS, found["placement"]["seats"], "")
-        show.sentences(found["reasons"], indent="")
+        show.preview(found)
     if not found["placement"]:
         raise typer.Exit(1)
 

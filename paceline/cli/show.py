@@ -103,14 +103,33 @@ SEATS: Sequence[Column] = (
     ("RANK", text("rank")),
     ("NODE", text("node")),
     ("LAYERS", lambda row: f"{row['shard']['start']}–{row['shard']['stop'] - 1}"),
+    ("WEIGHTS", size("weight_bytes")),
+    ("KV", size("kv_bytes")),
     ("MEMORY", size("memory_bytes")),
-    ("KV PAGES", text("kv_pages")),
+    ("FREE", size("free_bytes")),
+    ("STAGE", lambda row: f"{1000 * row['stage_s']:.2f} ms"),
+    ("HOP", lambda row: f"{1000 * row['hop_s']:.2f} ms"),
 )
 
 
 def line(text: str) -> None:
     """One line, however long: whoever reads it by lines gets it whole."""
     out.print(text, markup=False, soft_wrap=True)
+
+
+def preview(found: Row) -> None:
+    """A placement that would be, and what is predicted of it; or why there is none."""
+    placed = found["placement"]
+    if placed:
+        predicted = placed["forecast"]
+        rows = [seat | rank for seat, rank in zip(placed["seats"], predicted["ranks"], strict=True)]
+        table(SEATS, rows, "")
+        line(
+            f"{1000 * predicted['seconds_per_token']:.1f} ms per token of one stream "
+            f"({1 / predicted['seconds_per_token']:.1f} tokens/s), "
+            f"{predicted['tokens_per_s']:.1f} tokens/s with every rank busy; {placed['dtype']}"
+        )
+    sentences(found["reasons"], indent="")
 
 
 def sentences(lines: Sequence[str], indent: str = "  ") -> None:
