@@ -27,7 +27,7 @@ def byte_s(node: NodeBudget) -> float:
 
 def trip_s(link: Link) -> float:
     """One way, of a small message."""
-    return min(max(link.round_trip_s, 0.0), LONGEST_TRIP_S) / 2
+    return min(link.round_trip_s, LONGEST_TRIP_S) / 2 if link.round_trip_s > 0 else 0.0
 
 
 def carry_s(link: Link, memory: MemoryModel) -> float:

@@ -16,7 +16,7 @@ from paceline.planner.climb import SHORT, climb
 from paceline.planner.goal import best_cut, limit, load
 from paceline.planner.packing import fewest_nodes, packed_order
 from paceline.planner.policy import Counts
-from paceline.planner.polish import polished
+from paceline.planner.polish import Polish
 from paceline.planner.relaxed import MIDDLE, Relaxed
 from paceline.planner.table import NEVER, Ints, Line, Table
 from paceline.planner.windows import UNLIMITED, make_windows
@@ -25,12 +25,12 @@ from paceline.types.states import Objective
 CANDIDATES = 32
 """Nodes looked at for each of their virtues: room, speed, nearness to a quick one."""
 HUBS = 8
-SEEDS = 6
-"""Beginnings that are followed, and"""
-FINALISTS = 3
-"""those of what they lead to that are cut; fewer of lines longer than SHORT."""
-WORK = 150_000
-"""Nodes in all orders that one search looks at."""
+WORK = 40_000
+LONG_WORK = 100_000
+"""Nodes in all orders that one search looks at, if lines are longer than SHORT: it decides how many
+beginnings are followed."""
+FINALISTS = 4
+"""Of what they lead to so many are cut; of lines longer than SHORT one."""
 PEAKS = (1.0, 1.02, 1.1, 1.3, 2.0, 4.0, float("inf"))
 """Loads that are tried, in multiples of the least that could be borne if layers were alike and
 edges did not matter."""
@@ -41,10 +41,11 @@ def good_line(table: Table, objective: Objective, counts: Counts) -> Line | None
     """As `exact_line`; may miss a line that is only a little better, or one that holds layers of
     very uneven size, or avoids many bad edges, with nothing to spare."""
     alone = _alone(table) if counts.least == 1 else []
-    if counts.ceiling == 1 or (alone and counts.most == 1):
+    ceiling = min(counts.ceiling, table.count)
+    if ceiling < max(counts.least, 2) or (alone and counts.most == 1):
         return _best(table, objective, alone)
-    fewest = fewest_nodes(Relaxed(table), counts.least, counts.ceiling) or max(counts.least, 2)
-    counts = Counts(fewest, max(fewest, counts.most), counts.ceiling)
+    fewest = fewest_nodes(Relaxed(table), counts.least, ceiling) or max(counts.least, 2)
+    counts = Counts(fewest, max(fewest, min(counts.most, ceiling)), ceiling)
     peak = _least_peak(table, objective, counts)
     nodes = _candidates(table, Relaxed(table, limit(objective, peak)), counts)
     found = _Search(table.take(nodes), objective, peak).run(counts)
@@ -113,6 +114,8 @@ class _Search:
         for least, most in _ranges(counts):
             for relaxed in self._limited():
                 orders = self._orders(relaxed, least, most)
+                if orders and least < most and not self._alike and relaxed.limit != UNLIMITED:
+                    orders += self._orders(relaxed, most, most)
                 settled = self._alike and (relaxed.limit == UNLIMITED or least > SHORT)
                 lines = self._cut(orders) if settled else self._polished(orders, least, most)
                 if lines:
@@ -131,9 +134,8 @@ class _Search:
         def ticks(order: Ints) -> float:
             return float(relaxed.ticks(order[None])[0])
 
-        work, reached = WORK, []
-        seeds = sorted(self._seeds(relaxed, least, most), key=ticks)
-        for seed in seeds[: SEEDS if least <= SHORT else SEEDS // 2]:
+        work, reached = WORK if least <= SHORT else LONG_WORK, []
+        for seed in sorted(self._seeds(relaxed, least, most), key=ticks):
             if work > 0:
                 order, work = climb(relaxed, seed, least, most, work)
                 reached.append(order)
@@ -146,11 +148,9 @@ class _Search:
         return [line for line in cuts if line]
 
     def _polished(self, orders: Iterable[Ints], least: int, most: int) -> list[Line]:
-        return [
-            line
-            for order in orders
-            if (line := polished(self._windows, self._objective, order.tolist(), least, most))
-        ]
+        polish = Polish(self._windows, self._objective, least, most, self._alike)
+        lines = (polish.polished(order.tolist()) for order in orders)
+        return [line for line in lines if line]
 
     def _best(self, lines: Sequence[Line]) -> Line | None:
         return _best(self._table, self._objective, lines)

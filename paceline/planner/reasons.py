@@ -52,7 +52,7 @@ def why_so_many(wish: InstanceWish, disk_bytes: int, allowed: Counts, count: int
 
 def why_kept(gain: float) -> str:
     if gain < 0.005:
-        return "kept where it is: no other line is better"
+        return "kept where it is: no other line is worth the move"
     return f"kept where it is: the best other line would be only {100 * gain:.0f} % better"
 
 
@@ -92,10 +92,10 @@ def why_not(
     kv_pages: int,
 ) -> tuple[str, ...]:
     """One sentence for all, then one for each node or group: what would have to change."""
-    limit = "max_nodes" if wish.max_nodes == allowed.ceiling else "all that are ready"
     full, line = evenest_line(table, allowed)
     if full <= 1:
         return (f"{wish.model} fits, but no line avoids the bad links", *_bad_links(table, nodes))
+    limit = _limit(wish, len(nodes), allowed.ceiling)
     said = [f"{wish.model} does not fit on {human_nodes(allowed.ceiling)} ({limit})"]
     over = [
         overflow(nodes[node], start, stop, need)
@@ -111,13 +111,19 @@ def why_not(
     return tuple(said)
 
 
+def _limit(wish: InstanceWish, ready: int, ceiling: int) -> str:
+    if ceiling == wish.max_nodes:
+        return "max_nodes"
+    return "all that are ready" if ceiling == ready else "one for each layer"
+
+
 def overflow(node: NodeBudget, start: int, stop: int, need: int) -> str:
     layers = f"layer {start}" if stop == start + 1 else f"layers {start}–{stop - 1}"
     return f"{node.name}: needs {human_bytes(need)} for {layers}, has {room(node)}"
 
 
 def room(node: NodeBudget) -> str:
-    return human_share(node.free_bytes, node.memory_bytes)
+    return human_share(max(node.free_bytes, 0), node.memory_bytes)
 
 
 def _bad_links(table: Table, nodes: Sequence[NodeBudget]) -> list[str]:

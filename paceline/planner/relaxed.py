@@ -65,10 +65,11 @@ class Relaxed:
 
 
 def _paces(table: Table) -> Floats:
-    """Ticks per layer; without what loading counts for where something is loaded."""
+    """Ticks per layer, as if whatever is loaded somewhere could be used."""
     pace: Floats = table.time[:, -1] / table.layers
     for node, start, stop in table.held:
-        pace[node] = (table.plain[node, stop] - table.plain[node, start]) / (stop - start)
+        ticks = table.held_time[node, stop] - table.held_time[node, start]
+        pace[node] = ticks / (stop - start)
     return pace
 
 

@@ -26,10 +26,10 @@ TICKS_PER_S = 10**12
 NEVER = 2**61
 """Ticks of what cannot be. Twice this still fits."""
 
-LOADING = 1.10
-"""A rank that has to load its layers counts as so much slower: a small gain moves nothing."""
-FETCHING = 1.25
-"""The same where the layers are not on the node's disk."""
+HELD = 0.9
+"""A rank whose layers are loaded already counts as so much quicker: a small gain moves nothing."""
+FETCHED = 1.15
+"""One whose layers are not on the node's disk counts as so much slower."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +48,8 @@ class Line:
 
 @dataclass(frozen=True)
 class Table:
-    """`time` and `plain` are prefix sums over layers, [nodes, layers + 1]: with what loading
-    counts for, and without. `hop` [nodes, nodes] brings a row onward, `back` an id to the driver,
-    and `carry` is for how long a row keeps the link busy."""
+    """Ticks of layers are prefix sums, [nodes, layers + 1], and those of the head [nodes]; `held_…`
+    are for layers that are loaded already."""
 
     need: Ints
     """Allocated bytes of the first 0, 1, 2 … layers."""
@@ -62,12 +61,15 @@ class Table:
     room: Ints
     """What each node can allocate: its free bytes without headroom and process."""
     time: Ints
-    plain: Ints
+    held_time: Ints
     head: Ints
-    plain_head: Ints
+    held_head: Ints
     hop: Ints
+    """[nodes, nodes]: to bring a row of values onward; NEVER over a bad edge."""
     back: Ints
+    """[nodes, nodes]: to bring a sampled id from the last to the first."""
     carry: Ints
+    """[nodes, nodes]: for how long a row keeps the link busy."""
     held: tuple[tuple[int, int, int], ...]
     """(node, start, stop) of shards that need no loading."""
 
@@ -98,9 +100,9 @@ class Table:
         last = np.equal(stop, self.layers)
         total: Ints = self.time[node][stop] - self.time[node][start] + last * self.head[node]
         for a, b in self.held_by.get(node, ()):
-            plain = self.plain[node, b] - self.plain[node, a]
-            plain += self.plain_head[node] * (b == self.layers)
-            total = np.where(np.equal(start, a) & np.equal(stop, b), plain, total)
+            ticks = self.held_time[node, b] - self.held_time[node, a]
+            ticks += self.held_head[node] * (b == self.layers)
+            total = np.where(np.equal(start, a) & np.equal(stop, b), ticks, total)
         return total
 
     def latency(self, line: Line) -> int:
@@ -124,9 +126,9 @@ class Table:
             self,
             room=self.room[nodes],
             time=self.time[nodes],
-            plain=self.plain[nodes],
+            held_time=self.held_time[nodes],
             head=self.head[nodes],
-            plain_head=self.plain_head[nodes],
+            held_head=self.held_head[nodes],
             hop=self.hop[np.ix_(nodes, nodes)],
             back=self.back[np.ix_(nodes, nodes)],
             carry=self.carry[np.ix_(nodes, nodes)],
@@ -144,7 +146,7 @@ def make_table(
     weights = _parts(memory.layer_weights)
     speeds = np.array([byte_s(node) * TICKS_PER_S for node in nodes])
     plain = np.outer(speeds, [*weights, memory.head_weights])
-    slow = plain * _slowdown(nodes, memory.layers)
+    time, held = plain * _slowdown(nodes, memory.layers), plain * HELD
     hop, back, carry = _edges(memory, nodes, links)
     return Table(
         need=_prefix(weights + memory.layer_kv(kv_pages)),
@@ -153,10 +155,10 @@ def make_table(
         last_extra=memory.head_weights + memory.sample_activations,
         shared=memory.shared_weights,
         room=np.array([allocatable(node.free_bytes) for node in nodes], dtype=np.int64),
-        time=_prefix(_whole(slow[:, :-1])),
-        plain=_prefix(_whole(plain[:, :-1])),
-        head=_whole(slow[:, -1]),
-        plain_head=_whole(plain[:, -1]),
+        time=_prefix(_whole(time[:, :-1])),
+        held_time=_prefix(_whole(held[:, :-1])),
+        head=_whole(time[:, -1]),
+        held_head=_whole(held[:, -1]),
         hop=hop,
         back=back,
         carry=carry,
@@ -177,12 +179,13 @@ def allocatable(free_bytes: int) -> int:
 
 
 def _slowdown(nodes: Sequence[NodeBudget], layers: int) -> NDArray[np.float64]:
-    """[nodes, layers + 1]: what having to load each layer, and lastly the head, counts for."""
+    """[nodes, layers + 1]: of each layer, and lastly the head. What is loaded is on disk."""
     rows = np.ones((len(nodes), layers + 1))
     for row, node in zip(rows, nodes, strict=True):
-        row[:] = LOADING if node.on_disk else FETCHING
-        for shard in node.holds:
-            row[shard.start : shard.stop + shard.is_last] = LOADING
+        if not node.on_disk:
+            row[:] = FETCHED
+            for shard in node.holds:
+                row[shard.start : shard.stop + shard.is_last] = 1
     return rows
 
 
