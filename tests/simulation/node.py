@@ -124,15 +124,26 @@ class SimNode:
 
     def _sound(self, now: float) -> tuple[Link, ...]:
         """Whether what is sent to each peer comes back."""
-        passes = self.world.network.passes
         for name, sounding in self.soundings.items():
-            peer = self.world.nodes[name]
-            answers = peer.host.runs and passes(self.name, name) and passes(name, self.name)
-            sounding.look(now, answers)
+            sounding.look(now, self._is_answered(name))
         return tuple(
             Link(a=self.name, b=name, bad=sounding.is_bad)
             for name, sounding in self.soundings.items()
             if sounding.is_measured or sounding.is_bad
+        )
+
+    def _is_answered(self, peer: str) -> bool:
+        passes = self.world.network.passes
+        return (
+            self.world.nodes[peer].host.runs and passes(self.name, peer) and passes(peer, self.name)
+        )
+
+    @property
+    def knows_its_links(self) -> bool:
+        """Those that are dead for good are known to be bad."""
+        return all(
+            sounding.is_bad or self._is_answered(name) or not self.world.nodes[name].up
+            for name, sounding in self.soundings.items()
         )
 
     def _wake(self, at: float) -> None:

@@ -128,6 +128,8 @@ class Schedule:
             state = NodeState.READY if node.up else NodeState.LOST
             if book.nodes.get(name, NodeState.LOST) != state:
                 return f"{name} is {book.nodes.get(name)} and should be {state}"
+            if node.up and not node.knows_its_links:
+                return f"{name} does not know of a dead link"
         if world.controllers[0].is_settling:
             return "the controller has just started"
         for inst in book.instances.values():
