@@ -94,7 +94,7 @@ def main() -> int:
     parser.add_argument("--home", type=Path, required=True)
     parser.add_argument("--runtime", type=Path, required=True)
     parser.add_argument("--cluster-id", required=True)
-    parser.add_argument("--tiers", type=read_tiers, default=DEFAULT_TIERS)
+    parser.add_argument("--tiers", type=read_tiers, default=DEFAULT_TIERS, help="JSON")
     parser.add_argument("--timing", type=read_timing, default=DEFAULT_TIMING, help="JSON")
     options = parser.parse_args()
     home = Home(options.home)

@@ -20,7 +20,9 @@ class Counts(msgspec.Struct, frozen=True):
 
 def policy_nodes(disk_bytes: int, tiers: Sequence[Tier] = DEFAULT_TIERS) -> int:
     """Most nodes that the policy gives to a checkpoint of this size."""
-    return next(tier.nodes for tier in tiers if disk_bytes < tier.below_bytes)
+    return next(
+        tier.nodes for tier in tiers if tier.below_bytes is None or disk_bytes < tier.below_bytes
+    )
 
 
 def counts(

@@ -119,12 +119,14 @@ def test_a_launch_beyond_the_memory_is_refused_with_the_numbers(harness: Harness
     launched(harness, "plain-3", memory=10)
 
 
-def test_a_kill_of_what_is_not_there_changes_nothing(harness: Harness) -> None:
+def test_a_kill_of_what_is_not_there_shows_it_as_ended_and_starts_nothing(harness: Harness) -> None:
     pid = launched(harness, "plain-1")
     kill(harness, "plain-9")
     launched(harness, "plain-2")
     assert alive(pid)
-    assert harness.facts().exits == ()
+    (ended,) = harness.facts().exits
+    assert (ended.runner_id, ended.pid) == ("plain-9", 0)
+    assert "is not here" in ended.sentence
 
 
 def test_a_crash_shows_with_its_last_words(harness: Harness) -> None:

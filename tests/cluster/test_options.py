@@ -2,18 +2,12 @@ from pathlib import Path
 
 import pytest
 
-from paceline.cluster.local.detached import pack, unpack
 from paceline.cluster.local.options import UpOptions, check, commands, node_share
 from paceline.cluster.local.port import url_of
 from paceline.process.memory import MachineMemory
 from paceline.types.errors import InvalidRequest
 
 GIB = 2**30
-
-
-def test_options_reach_a_detached_cluster_as_they_are() -> None:
-    options = UpOptions(home="/h", nodes=3, api_key="ключ")
-    assert unpack(pack(options)) == options
 
 
 @pytest.mark.parametrize(

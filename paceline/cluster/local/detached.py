@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import os
 import sys
 import time
@@ -72,29 +71,20 @@ def start_detached(options: UpOptions) -> Detached:
     """Starts the cluster as our child; it ends when we do, however that happens."""
     home = Home(options.home)
     home.create()
+    words = msgspec.json.encode(options).decode()
     child = Child(
         [sys.executable, "-m", "paceline.cluster.local.detached"],
         name="up",
         output=home.logs / "up-cluster.out",
-        env={OPTIONS_VARIABLE: pack(options)},
+        env={OPTIONS_VARIABLE: words},
         # It has children of its own to end in order, and whoever calls this may be a thread.
         kernel_kills=False,
     )
     return Detached(child, home)
 
 
-def pack(options: UpOptions) -> str:
-    """As a word of the environment. Not JSON, which knows no infinity."""
-    return base64.b64encode(msgspec.msgpack.encode(options)).decode()
-
-
-def unpack(word: str) -> UpOptions:
-    """What `pack` made."""
-    return msgspec.msgpack.decode(base64.b64decode(word), type=UpOptions)
-
-
 def main() -> int:
-    options = unpack(os.environ.pop(OPTIONS_VARIABLE))
+    options = msgspec.json.decode(os.environ.pop(OPTIONS_VARIABLE), type=UpOptions)
     configure("up", "cluster", Home(options.home).log_file("up", "cluster"))
     try:
         return run_parent(options, lambda _: None)

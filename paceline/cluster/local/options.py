@@ -10,7 +10,7 @@ import msgspec
 
 from paceline.process.memory import MachineMemory
 from paceline.types.errors import InvalidRequest
-from paceline.types.policy import DEFAULT_TIERS, Tier, check_tiers, write_tiers
+from paceline.types.policy import DEFAULT_TIERS, Tier, check_tiers
 from paceline.types.timing import DEFAULT_TIMING, Timing, check_timing
 
 DEFAULT_HOST = "127.0.0.1"
@@ -132,7 +132,7 @@ def commands(
     }
     served = common | {"--host": options.host, "--port": port}
     programs = options.programs
-    tiers = write_tiers(options.tiers)
+    tiers = msgspec.json.encode(options.tiers).decode()
     made = [
         Command(
             role="controller",
