@@ -161,7 +161,8 @@ def _heal(book: Book, action: do.Heal, now: float) -> None:
 
 
 def _explain(book: Book, action: do.Explain, now: float) -> None:
-    put(book, replace(book.instances[action.instance], reasons=action.reasons))
+    # What the planner said is no longer what people are told: it is asked again.
+    put(book, replace(book.instances[action.instance], reasons=action.reasons, asked=None))
 
 
 def _stumble(book: Book, action: do.Stumble, now: float) -> None:

@@ -316,6 +316,20 @@ def test_a_runner_that_beats_and_does_not_work_is_replaced(work: str) -> None:
     assert kill.grace_s == 0.0
 
 
+def test_after_a_pull_people_are_told_again_what_the_planner_says() -> None:
+    scene = Scene()
+    scene.wanted(wish={"min_nodes": 3})
+    scene.go()
+    why = scene.inst.reasons
+    there = scene.models["smol"]
+    scene.models["smol"] = ModelSeen(pulling="12 % of 98 MB")
+    scene.go()
+    assert "pulling smol: 12 %" in scene.inst.reasons[0]
+    scene.models["smol"] = there
+    scene.go()
+    assert scene.inst.reasons == why
+
+
 def test_any_rank_that_is_heard_says_that_the_line_stands() -> None:
     """Rank 1 of three is silent, and so are, for the controller, both its neighbours but one."""
     scene = Scene()

@@ -25,6 +25,7 @@ SETTLE_S = 240.0
 patience is that with a load which makes no progress, a minute; the rest is backoff."""
 NOTICE_S = 5.0
 """What was struck last shows by then."""
+PEACE_S = 0.75
 REST_S = 12.0
 """Longer than the patience with spare runners and with health."""
 RESTING_PACE_S = 0.5
@@ -54,6 +55,7 @@ class Schedule:
         self.faults = Faults(self.world, random)
         self.outcome = Outcome(seed=seed)
         self._fitting: dict[object, bool] = {}
+        self._said, self._peace_since = -1, self.world.now
         self.world.note("nodes of {} GiB", sizes)
 
     def run(self) -> Outcome:
@@ -116,7 +118,11 @@ class Schedule:
     # --- peace -----------------------------------------------------------------------------------
 
     def _is_at_peace(self) -> bool:
-        return not self._unrest()
+        """For long enough that the controller has seen all there is to see, and said nothing."""
+        world = self.world
+        if world.said != self._said or self._unrest():
+            self._said, self._peace_since = world.said, world.now
+        return world.now - self._peace_since >= PEACE_S
 
     def _unrest(self) -> str:
         """What is not as it should be; empty if there is nothing."""
