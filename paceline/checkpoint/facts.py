@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -14,9 +14,12 @@ from paceline.checkpoint.architecture import ModelConfig
 from paceline.checkpoint.families import parse_config
 from paceline.checkpoint.layout import Layout, Tensor
 from paceline.checkpoint.manifest import MANIFEST_NAME, read_manifest
+from paceline.checkpoint.model_sizes import config_facts, facts_of
 from paceline.checkpoint.tensors import TensorFiles
 from paceline.types.errors import CheckpointError
 from paceline.types.model import ModelFacts, Shard
+
+T = TypeVar("T")
 
 CONFIG_NAME = "config.json"
 
@@ -83,7 +86,16 @@ class Checkpoint:
 
 def read_config(directory: Path) -> ModelConfig:
     """The architecture that config.json describes. Raises CheckpointError."""
-    path = directory / CONFIG_NAME
+    return _read(directory / CONFIG_NAME, parse_config)
+
+
+def described_facts(path: Path, name: str) -> ModelFacts:
+    """Sizes of the checkpoint that a config.json describes; no other file need be there. Raises
+    CheckpointError."""
+    return _read(path, lambda raw: config_facts(raw, name))
+
+
+def _read(path: Path, parse: Callable[[dict[str, Any]], T]) -> T:
     try:
         raw = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
     except OSError as error:
@@ -91,7 +103,7 @@ def read_config(directory: Path) -> ModelConfig:
     except msgspec.DecodeError as error:
         raise CheckpointError(f"{path}: corrupt: {error}") from error
     try:
-        return parse_config(raw)
+        return parse(raw)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
 
@@ -99,22 +111,12 @@ def read_config(directory: Path) -> ModelConfig:
 def model_facts(directory: Path, name: str) -> ModelFacts:
     """Sizes of a checkpoint, from its config and headers alone. Raises CheckpointError."""
     with Checkpoint(directory) as checkpoint:
-        config, layout = checkpoint.config, checkpoint.layout
-        return ModelFacts(
+        return facts_of(
+            checkpoint.config,
+            checkpoint.layout,
             name=name,
-            family=config.family,
             digest=_digest(checkpoint),
             disk_bytes=sum(path.stat().st_size for path in checkpoint.files.paths),
-            layer_params=tuple(
-                _params(layout.layer(i).values()) for i in range(len(config.layers))
-            ),
-            embed_params=_params(layout.embedding().values()),
-            head_params=_params(layout.head().values()),
-            tied=config.tied,
-            width=config.width,
-            vocab_size=config.vocab_size,
-            kv_width=config.kv_width,
-            max_context=config.max_context,
         )
 
 
@@ -132,10 +134,6 @@ def shard_bytes(directory: Path, shard: Shard) -> int:
 
 def _names(checkpoint: Checkpoint, shard: Shard) -> tuple[str, ...]:
     return tuple(part.name for tensor in checkpoint.tensors(shard) for part in tensor.parts)
-
-
-def _params(tensors: Iterable[Tensor]) -> int:
-    return sum(tensor.params for tensor in tensors)
 
 
 def _digest(checkpoint: Checkpoint) -> str:

@@ -13,6 +13,7 @@ from paceline import __version__
 from paceline.checkpoint import DEFAULT_MODEL
 from paceline.cli import doctor as examination
 from paceline.cli import models as store
+from paceline.cli import place as placing
 from paceline.cli import run as running
 from paceline.cli import show
 from paceline.cli import up as upping
@@ -193,10 +194,17 @@ def place(
     dtype: Dtype = "auto",
     kv_tokens: KvTokens = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be.")] = False,
+    cluster: Annotated[
+        Path | None,
+        typer.Option(
+            help="Only say what would be on the nodes that this TOML file describes; MODEL may "
+            "then be the path of a config.json.",
+            dir_okay=False,
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Ask for an instance of a model, or with --dry-run see where it would go and why."""
-    api = _api()
+    """Ask for an instance of a model, or see where it would go, what it would take, and why."""
     wish = {
         "model": model,
         "min_nodes": min_nodes,
@@ -205,17 +213,18 @@ def place(
         "dtype": dtype,
         "kv_tokens": kv_tokens,
     }
-    if not dry_run:
-        made = api.post("/api/instances", wish)
+    if not dry_run and cluster is None:
+        made = _api().post("/api/instances", wish)
         _print([made] if not json else made, json, show.INSTANCES, "")
         return
-    found = api.get("/api/placements", **wish)
+    if cluster is not None:
+        found = placing.for_described(model, cluster, wish, _Target.home)
+    else:
+        found = _api().get("/api/placements", **wish)
     if json:
         show.as_json(found)
     else:
-        if found["placement"]:
-            show.table(show.SEATS, found["placement"]["seats"], "")
-        show.sentences(found["reasons"], indent="")
+        placing.show_preview(found)
     if not found["placement"]:
         raise typer.Exit(1)
 

@@ -64,6 +64,10 @@ def text(key: str) -> Callable[[Row], str]:
     return lambda row: "–" if row.get(key) is None else str(row[key])
 
 
+def seconds(count: float) -> str:
+    return f"{count:.2f} s" if count >= 1 else f"{1000 * count:.2f} ms"
+
+
 def _line(instance: Row) -> str:
     return " → ".join(
         f"{r['node']}[{layers(r)}]" for r in sorted(instance["runners"], key=lambda r: r["rank"])
@@ -103,8 +107,12 @@ SEATS: Sequence[Column] = (
     ("RANK", text("rank")),
     ("NODE", text("node")),
     ("LAYERS", lambda row: f"{row['shard']['start']}–{row['shard']['stop'] - 1}"),
+    ("WEIGHTS", size("weight_bytes")),
+    ("KV", size("kv_bytes")),
     ("MEMORY", size("memory_bytes")),
-    ("KV PAGES", text("kv_pages")),
+    ("FREE", size("free_bytes")),
+    ("STAGE", lambda row: "–" if row.get("stage_s") is None else seconds(row["stage_s"])),
+    ("HOP", lambda row: seconds(row["hop_s"]) if row.get("hop_s") else "–"),
 )
 
 

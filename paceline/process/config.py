@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 
 from paceline.types.errors import InvalidRequest
+from paceline.types.policy import DEFAULT_TIERS, Tier, check_tiers
 from paceline.types.timing import DEFAULT_TIMING, Timing, check_timing
 
 CONFIG_NAME = "config.toml"
@@ -14,6 +15,8 @@ CONFIG_NAME = "config.toml"
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     timing: Timing = DEFAULT_TIMING
+    tiers: tuple[Tier, ...] = DEFAULT_TIERS
+    """How many nodes a checkpoint takes by its size, when nobody says."""
 
 
 def read_config(home: Path) -> Config:
@@ -25,6 +28,7 @@ def read_config(home: Path) -> Config:
     try:
         config = msgspec.toml.decode(path.read_bytes(), type=Config)
         check_timing(config.timing)
+        check_tiers(config.tiers)
     except FileNotFoundError:
         return Config()
     except (OSError, ValueError, msgspec.MsgspecError, InvalidRequest) as error:

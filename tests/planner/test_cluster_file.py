@@ -89,9 +89,10 @@ def test_what_is_wrong_is_said(text, words):
 
 
 def test_the_documents_example_is_one():
-    text = re.search(r"```toml\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
-    assert text
-    assert len(parse_cluster(text[1]).nodes) > 1
+    *_, text = re.findall(r"```toml\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
+    described = parse_cluster(text)
+    assert [one.name for one in described.nodes] == ["big", "desk-1", "desk-2"]
+    assert [link.bad for link in described.links.measured] == [False, True]
 
 
 @pytest.mark.parametrize(

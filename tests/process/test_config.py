@@ -1,5 +1,7 @@
 """What an owner may set, and how a mistake in it is told."""
 
+import math
+import re
 from pathlib import Path
 
 import msgspec
@@ -7,6 +9,7 @@ import pytest
 
 from paceline.process.config import read_config
 from paceline.types.errors import InvalidRequest
+from paceline.types.policy import DEFAULT_TIERS, Tier
 from paceline.types.states import TaskKind
 from paceline.types.timing import DEFAULT_TIMING, read_timing
 
@@ -35,6 +38,20 @@ def test_what_is_set_holds_and_the_rest_keeps_its_default(tmp_path: Path) -> Non
     assert read_timing(msgspec.json.encode(timing).decode()) == timing
 
 
+def test_an_owner_has_his_own_tiers(tmp_path: Path) -> None:
+    assert read_config(tmp_path).tiers == DEFAULT_TIERS
+    text = "[[tiers]]\nbelow_bytes = 4e9\nnodes = 2\n[[tiers]]\nbelow_bytes = inf\nnodes = 8\n"
+    tiers = read_config(write(tmp_path, text)).tiers
+    assert tiers == (Tier(below_bytes=4e9, nodes=2), Tier(below_bytes=math.inf, nodes=8))
+
+
+def test_the_tiers_in_the_document_can_be_set(tmp_path: Path) -> None:
+    document = Path(__file__).parents[2] / "docs" / "placement.md"
+    text = re.search(r"```toml\n# config.toml\n(.*?)```", document.read_text(), re.DOTALL)
+    assert text
+    assert [tier.nodes for tier in read_config(write(tmp_path, text[1])).tiers] == [1, 8]
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -45,6 +62,9 @@ def test_what_is_set_holds_and_the_rest_keeps_its_default(tmp_path: Path) -> Non
         ("[timing]\nlost_s = 1.0\n", "timing.suspect_s (1.5 s) must be less than timing.lost_s"),
         ("[timing]\nbeat_s = 1.0\n", "must allow for one lost beat"),
         ("[timing]\n[timing.deadlines_s]\nload = 0\n", "timing.deadlines_s must be above zero"),
+        ("[[tiers]]\nbelow_bytes = 2e9\nnodes = 1\n", "below_bytes = inf"),
+        ("[[tiers]]\nbelow_bytes = inf\nnodes = 0\n", "at least 1 node"),
+        ("[[tiers]]\nbelow_bytes = inf\n", "nodes"),
         ("timing\n", "config.toml"),
         ("[colours]\n", "colours"),
     ],
