@@ -32,6 +32,7 @@ format: $(STAMP)
 
 bench: $(STAMP)
 	@$(BIN)/python -m benchmarks
+	@$(BIN)/python -m benchmarks planner
 
 clean:
 	rm -rf $(VENV) build *.egg-info

@@ -1,4 +1,7 @@
-"""`make bench`: the engine on the default model, and the planner; medians of interleaved runs."""
+"""`make bench`: the engine on the default model, and the planner; medians of interleaved runs.
+
+`python -m benchmarks planner`: the planner alone, in full.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from collections.abc import Callable
 
 import torch
 
+from benchmarks import planner
 from paceline.checkpoint import DEFAULT_MODEL, Store, pull, read_eos_ids
 from paceline.checkpoint.facts import model_facts
 from paceline.engine.sampler import Sampler
@@ -31,6 +35,9 @@ LONG_PROMPT = 500
 
 
 def main() -> None:
+    if "planner" in sys.argv:
+        planner.main()
+        return
     directory = pull(DEFAULT_MODEL, Store(Home().path))
     facts = model_facts(directory, DEFAULT_MODEL)
     whole = Shard(start=0, stop=len(facts.layer_params), layers=len(facts.layer_params))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -14,9 +14,12 @@ from paceline.checkpoint.architecture import ModelConfig
 from paceline.checkpoint.families import parse_config
 from paceline.checkpoint.layout import Layout, Tensor
 from paceline.checkpoint.manifest import MANIFEST_NAME, read_manifest
+from paceline.checkpoint.model_sizes import config_facts, facts_of
 from paceline.checkpoint.tensors import TensorFiles
 from paceline.types.errors import CheckpointError
 from paceline.types.model import ModelFacts, Shard
+
+T = TypeVar("T")
 
 CONFIG_NAME = "config.json"
 
@@ -83,22 +86,24 @@ class Checkpoint:
 
 def read_config(directory: Path) -> ModelConfig:
     """The architecture that config.json describes. Raises CheckpointError."""
-    path = directory / CONFIG_NAME
-    return _parsed(path, _read_json(path))
+    return _read(directory / CONFIG_NAME, parse_config)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def described_facts(path: Path, name: str) -> ModelFacts:
+    """Sizes of the checkpoint that a config.json describes; no other file need be there. Raises
+    CheckpointError."""
+    return _read(path, lambda raw: config_facts(raw, name))
+
+
+def _read(path: Path, parse: Callable[[dict[str, Any]], T]) -> T:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+        raw = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
     except msgspec.DecodeError as error:
         raise CheckpointError(f"{path}: corrupt: {error}") from error
-
-
-def _parsed(path: Path, raw: dict[str, Any]) -> ModelConfig:
     try:
-        return parse_config(raw)
+        return parse(raw)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
 
@@ -106,53 +111,13 @@ def _parsed(path: Path, raw: dict[str, Any]) -> ModelConfig:
 def model_facts(directory: Path, name: str) -> ModelFacts:
     """Sizes of a checkpoint, from its config and headers alone. Raises CheckpointError."""
     with Checkpoint(directory) as checkpoint:
-        disk_bytes = sum(path.stat().st_size for path in checkpoint.files.paths)
-        config, layout = checkpoint.config, checkpoint.layout
-        return _facts(config, layout, name, _digest(checkpoint), disk_bytes)
-
-
-def config_facts(path: Path, name: str) -> ModelFacts:
-    """Sizes of a checkpoint of which there is nothing but its config.json: what it would be on
-    disk in the dtype that the config names. Raises CheckpointError."""
-    raw = _read_json(path)
-    config = _parsed(path, raw)
-    dtype = str(raw.get("dtype") or raw.get("torch_dtype") or "float32")
-    if dtype not in _DTYPE_BYTES:
-        known = ", ".join(_DTYPE_BYTES)
-        raise CheckpointError(f"{path}: dtype {dtype!r} is not known; known are {known}")
-    facts = _facts(config, Layout(config, _AllNames()), name, f"config:{path}", 0)
-    shared = facts.head_params if config.tied else 0
-    params = sum(facts.layer_params) + facts.embed_params + facts.head_params - shared
-    return msgspec.structs.replace(facts, disk_bytes=params * _DTYPE_BYTES[dtype])
-
-
-_DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
-
-
-class _AllNames:
-    """The tensors of a checkpoint that is not there: whichever is asked for."""
-
-    def __contains__(self, name: object) -> bool:
-        return True
-
-
-def _facts(
-    config: ModelConfig, layout: Layout, name: str, digest: str, disk_bytes: int
-) -> ModelFacts:
-    return ModelFacts(
-        name=name,
-        family=config.family,
-        digest=digest,
-        disk_bytes=disk_bytes,
-        layer_params=tuple(_params(layout.layer(i).values()) for i in range(len(config.layers))),
-        embed_params=_params(layout.embedding().values()),
-        head_params=_params(layout.head().values()),
-        tied=config.tied,
-        width=config.width,
-        vocab_size=config.vocab_size,
-        kv_width=config.kv_width,
-        max_context=config.max_context,
-    )
+        return facts_of(
+            checkpoint.config,
+            checkpoint.layout,
+            name=name,
+            digest=_digest(checkpoint),
+            disk_bytes=sum(path.stat().st_size for path in checkpoint.files.paths),
+        )
 
 
 def shard_tensors(directory: Path, shard: Shard) -> tuple[str, ...]:
@@ -169,10 +134,6 @@ def shard_bytes(directory: Path, shard: Shard) -> int:
 
 def _names(checkpoint: Checkpoint, shard: Shard) -> tuple[str, ...]:
     return tuple(part.name for tensor in checkpoint.tensors(shard) for part in tensor.parts)
-
-
-def _params(tensors: Iterable[Tensor]) -> int:
-    return sum(tensor.params for tensor in tensors)
 
 
 def _digest(checkpoint: Checkpoint) -> str:

@@ -13,17 +13,16 @@ from paceline import __version__
 from paceline.checkpoint import DEFAULT_MODEL
 from paceline.cli import doctor as examination
 from paceline.cli import models as store
+from paceline.cli import place as placing
 from paceline.cli import run as running
 from paceline.cli import show
 from paceline.cli import up as upping
 from paceline.cli.api import Api, running_cluster
-from paceline.cli.described import preview_described
 from paceline.cli.sizes import parse_bytes
 from paceline.cluster.local.options import DEFAULT_HOST, DEFAULT_PORT, UpOptions
 from paceline.process.config import read_config
 from paceline.process.home import Home
 from paceline.types.errors import PacelineError, Unavailable
-from paceline.types.instance import InstanceWish
 from paceline.types.states import Objective
 
 app = typer.Typer(
@@ -199,12 +198,15 @@ def place(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be.")] = False,
     cluster: Annotated[
         Path | None,
-        typer.Option(help="Plan for the cluster that this TOML file describes."),
+        typer.Option(
+            help="Only say what would be on the nodes that this TOML file describes; MODEL may "
+            "then be the path of a config.json.",
+            dir_okay=False,
+        ),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Ask for an instance of a model; with --dry-run or --cluster only see where it would go, how
-    fast it would be, and why. With --cluster MODEL may be a config.json alone."""
+    """Ask for an instance of a model, or see where it would go, what it would take, and why."""
     wish = {
         "model": model,
         "min_nodes": min_nodes,
@@ -213,19 +215,18 @@ def place(
         "dtype": dtype,
         "kv_tokens": kv_tokens,
     }
-    if cluster is not None:
-        asked = msgspec.convert({**wish, "id": "plan"}, InstanceWish)
-        found = msgspec.to_builtins(preview_described(asked, cluster, _Target.home))
-    elif dry_run:
-        found = _api().get("/api/placements", **wish)
-    else:
+    if not dry_run and cluster is None:
         made = _api().post("/api/instances", wish)
         _print([made] if not json else made, json, show.INSTANCES, "")
         return
+    if cluster is not None:
+        found = placing.for_described(model, cluster, wish, _Target.home)
+    else:
+        found = _api().get("/api/placements", **wish)
     if json:
         show.as_json(found)
     else:
-        show.preview(found)
+        placing.show_preview(found)
     if not found["placement"]:
         raise typer.Exit(1)
 

@@ -64,6 +64,10 @@ def text(key: str) -> Callable[[Row], str]:
     return lambda row: "–" if row.get(key) is None else str(row[key])
 
 
+def seconds(count: float) -> str:
+    return f"{count:.2f} s" if count >= 1 else f"{1000 * count:.2f} ms"
+
+
 def _line(instance: Row) -> str:
     return " → ".join(
         f"{r['node']}[{layers(r)}]" for r in sorted(instance["runners"], key=lambda r: r["rank"])
@@ -107,29 +111,14 @@ SEATS: Sequence[Column] = (
     ("KV", size("kv_bytes")),
     ("MEMORY", size("memory_bytes")),
     ("FREE", size("free_bytes")),
-    ("STAGE", lambda row: f"{1000 * row['stage_s']:.2f} ms"),
-    ("HOP", lambda row: f"{1000 * row['hop_s']:.2f} ms"),
+    ("STAGE", lambda row: "–" if row.get("stage_s") is None else seconds(row["stage_s"])),
+    ("HOP", lambda row: seconds(row["hop_s"]) if row.get("hop_s") else "–"),
 )
 
 
 def line(text: str) -> None:
     """One line, however long: whoever reads it by lines gets it whole."""
     out.print(text, markup=False, soft_wrap=True)
-
-
-def preview(found: Row) -> None:
-    """A placement that would be, and what is predicted of it; or why there is none."""
-    placed = found["placement"]
-    if placed:
-        predicted = placed["forecast"]
-        rows = [seat | rank for seat, rank in zip(placed["seats"], predicted["ranks"], strict=True)]
-        table(SEATS, rows, "")
-        line(
-            f"{1000 * predicted['seconds_per_token']:.1f} ms per token of one stream "
-            f"({1 / predicted['seconds_per_token']:.1f} tokens/s), "
-            f"{predicted['tokens_per_s']:.1f} tokens/s with every rank busy; {placed['dtype']}"
-        )
-    sentences(found["reasons"], indent="")
 
 
 def sentences(lines: Sequence[str], indent: str = "  ") -> None:

@@ -21,7 +21,7 @@ LISTED = 8
 """Nodes that are named one by one; further ones are a group."""
 
 _FOR = {
-    Objective.LATENCY: "for the fewest seconds per token",
+    Objective.LATENCY: "for the fewest seconds per token of what holds the model",
     Objective.THROUGHPUT: "for the most tokens per second",
     Objective.MEMORY: "for the least memory on the fullest node",
 }
@@ -42,12 +42,13 @@ def why_so_many(wish: InstanceWish, disk_bytes: int, allowed: Counts, count: int
         return f"{said}, because the model does not fit on fewer, beyond the policy's {policy}"
     if count == wish.min_nodes > 1:
         return f"{said}, as asked for by min_nodes"
-    if wish.objective is Objective.LATENCY:
+    if wish.objective is Objective.LATENCY and wish.min_nodes == 1:
         if count == 1:
             return "1 node, because the model fits and one node answers fastest"
-        return f"{said}, because the model does not fit on fewer or not as well"
+        if count == 2:
+            return "2 nodes, because the model does not fit on one"
     limit = "max_nodes" if wish.max_nodes else f"the policy for {disk_bytes / 1e9:.1f} GB on disk"
-    return f"{said}, {_FOR[wish.objective]} within {limit} ({allowed.most})"
+    return f"{said}, {_FOR[wish.objective]} within {limit} (up to {allowed.most})"
 
 
 def why_kept(gain: float) -> str:

@@ -1,5 +1,6 @@
 """A described cluster, read as the planner takes it."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from paceline.planner.sizes import GIB, human_bytes, human_share, parse_bytes, p
 from paceline.types.errors import InvalidRequest
 from paceline.types.links import DEFAULT_BYTES_PER_S, DEFAULT_ROUND_TRIP_S
 
-EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "cluster.toml"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "placement.md"
 
 TWO = """
 [[node]]
@@ -88,7 +89,10 @@ def test_what_is_wrong_is_said(text, words):
 
 
 def test_the_documents_example_is_one():
-    assert len(parse_cluster(EXAMPLE.read_text()).nodes) == 4
+    *_, text = re.findall(r"```toml\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
+    described = parse_cluster(text)
+    assert [one.name for one in described.nodes] == ["big", "desk-1", "desk-2"]
+    assert [link.bad for link in described.links.measured] == [False, True]
 
 
 @pytest.mark.parametrize(
