@@ -30,7 +30,7 @@ from paceline.types.errors import Unavailable
 from paceline.types.policy import DEFAULT_TIERS, Tier
 from paceline.types.timing import DEFAULT_TIMING, Timing
 
-MAX_ROUNDS = 16
+MAX_ROUNDS = 64
 """Of deciding in one step: news, then what follows from it, and so on."""
 
 MAX_ANSWERS = 512
