@@ -47,7 +47,8 @@ def good_line(table: Table, objective: Objective, counts: Counts) -> Line | None
     fewest = fewest_nodes(Relaxed(table), counts.least, ceiling) or max(counts.least, 2)
     counts = Counts(fewest, max(fewest, min(counts.most, ceiling)), ceiling)
     peak = _least_peak(table, objective, counts)
-    nodes = _candidates(table, Relaxed(table, limit(objective, peak)), counts)
+    several = counts.least if objective is Objective.LATENCY else counts.most
+    nodes = _candidates(table, Relaxed(table, limit(objective, peak)), several)
     found = _Search(table.take(nodes), objective, peak).run(counts)
     line = found and Line(tuple(int(nodes[node]) for node in found.nodes), found.stops)
     return _best(table, objective, [*alone, *([line] if line else [])])
@@ -83,8 +84,8 @@ def _least_peak(table: Table, objective: Objective, counts: Counts) -> int:
     return high
 
 
-def _candidates(table: Table, relaxed: Relaxed, counts: Counts) -> Ints:
-    """The nodes worth looking at, where there are many."""
+def _candidates(table: Table, relaxed: Relaxed, several: int) -> Ints:
+    """The nodes worth looking at for lines of `several` nodes and more, where there are many."""
     if table.count <= 2 * CANDIDATES:
         return np.arange(table.count)
     room = relaxed.caps[:, MIDDLE]
@@ -93,7 +94,7 @@ def _candidates(table: Table, relaxed: Relaxed, counts: Counts) -> Ints:
     quick = able[np.argsort(relaxed.pace[able], kind="stable")]
     hubs = np.concatenate([quick[:HUBS], roomy[:HUBS]])
     near = np.argsort(relaxed.hop[hubs], axis=1, kind="stable")[:, : CANDIDATES // HUBS]
-    several = max(CANDIDATES, counts.least + CANDIDATES // 2)
+    several = max(CANDIDATES, several + CANDIDATES // 2)
     held = np.array([node for node, _, _ in table.held], dtype=np.int64)
     return np.unique(
         np.concatenate([able[:several], roomy[:several], quick[:CANDIDATES], near.ravel(), held])
@@ -111,13 +112,14 @@ class _Search:
 
     def run(self, counts: Counts) -> Line | None:
         """The best line found of two nodes or more, of as few beyond `most` as there must be."""
+        ceiling = min(counts.ceiling, self._table.count)
+        if counts.least > ceiling:
+            return None
+        counts = Counts(counts.least, min(counts.most, ceiling), ceiling)
         for least, most in _ranges(counts):
             for relaxed in self._limited():
-                orders = self._orders(relaxed, least, most)
-                if orders and least < most and not self._alike and relaxed.limit != UNLIMITED:
-                    orders += self._orders(relaxed, most, most)
-                settled = self._alike and (relaxed.limit == UNLIMITED or least > SHORT)
-                lines = self._cut(orders) if settled else self._polished(orders, least, most)
+                search = self._alike_lines if self._alike else self._uneven_lines
+                lines = search(relaxed, least, most)
                 if lines:
                     return self._best([*lines, *self._cut(self._roomy(least, most))])
         roomiest = self._roomiest[: counts.ceiling]
@@ -127,6 +129,20 @@ class _Search:
         for factor in PEAKS if self._peak < NEVER else PEAKS[:1]:
             peak = int(min(self._peak * factor, NEVER))
             yield Relaxed(self._table, limit(self._objective, peak))
+
+    def _alike_lines(self, relaxed: Relaxed, least: int, most: int) -> list[Line]:
+        """What is best if layers are alike is best, but for the steps between PEAKS."""
+        lines = self._cut(self._orders(relaxed, least, most))
+        best = self._best(lines)
+        if best and relaxed.limit != UNLIMITED and least <= SHORT:
+            lines += self._polished([np.array(best.nodes)], least, most)
+        return lines
+
+    def _uneven_lines(self, relaxed: Relaxed, least: int, most: int) -> list[Line]:
+        orders = self._orders(relaxed, least, most)
+        if orders and least < most and relaxed.limit != UNLIMITED:
+            orders += self._orders(relaxed, most, most)
+        return self._polished(orders, least, most)
 
     def _orders(self, relaxed: Relaxed, least: int, most: int) -> list[Ints]:
         """The best that are reached, and possible if layers are alike."""

@@ -10,7 +10,8 @@ from paceline.planner.relaxed import FIRST, LAST, MIDDLE, Floats, Relaxed
 from paceline.planner.table import Ints
 
 ENDS = 64
-"""Nodes that are tried at each end."""
+"""Nodes that are tried at each end; where a line has more, as many as that. Whatever nodes hold all
+layers, as many of the roomiest do too."""
 
 
 def packed_order(relaxed: Relaxed, count: int) -> Ints | None:
@@ -19,7 +20,7 @@ def packed_order(relaxed: Relaxed, count: int) -> Ints | None:
     by_room = np.argsort(-middle, kind="stable")
     place = np.argsort(by_room, kind="stable")
     most = np.cumsum([0.0, *middle[by_room]])
-    first, last = _able(relaxed.caps[:, FIRST]), _able(relaxed.caps[:, LAST])
+    first, last = (_able(relaxed.caps[:, end])[: max(ENDS, count)] for end in (FIRST, LAST))
     if not len(first) or not len(last) or count > len(middle):
         return None
     # In the middle the roomiest count - 2; where an end is one of these, the next steps in.
@@ -51,4 +52,4 @@ def fewest_nodes(relaxed: Relaxed, least: int, ceiling: int) -> int | None:
 def _able(caps: Floats) -> Ints:
     """Nodes with room for a layer, the roomiest first."""
     able = np.flatnonzero(caps >= 1)
-    return able[np.argsort(-caps[able], kind="stable")][:ENDS]
+    return able[np.argsort(-caps[able], kind="stable")]

@@ -78,7 +78,7 @@ def _caps(table: Table, pace: Floats, limit: Limit) -> Floats:
     room = np.minimum(table.room, limit.bytes) - table.fixed
     # A hair more, so that a whole number does not lose a layer to rounding.
     quick = np.floor(limit.ticks / np.maximum(pace, 1) + 1e-9)
-    middle = np.minimum(room * table.layers // table.need[-1], quick)
+    middle = np.minimum(room * table.layers // max(int(table.need[-1]), 1), quick)
     fits = np.diff(table.need) <= room[:, None]
     if limit.ticks < NEVER:
         fits &= np.diff(table.time, axis=1) <= limit.ticks

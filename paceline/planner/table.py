@@ -105,6 +105,14 @@ class Table:
             total = np.where(np.equal(start, a) & np.equal(stop, b), ticks, total)
         return total
 
+    @cached_property
+    def whole_ticks(self) -> Ints:
+        """[nodes]: for each to do all layers."""
+        whole: Ints = self.time[:, -1] + self.head
+        for node in self.held_by:
+            whole[node] = self.ticks(node, 0, self.layers)
+        return whole
+
     def latency(self, line: Line) -> int:
         """Ticks of one token; NEVER or more over a bad edge."""
         return sum(int(self.ticks(*part)) for part in line.parts) + self.hops(line.nodes)
@@ -166,7 +174,7 @@ def make_table(
             (i, shard.start, shard.stop)
             for i, node in enumerate(nodes)
             for shard in sorted(set(node.holds), key=lambda shard: (shard.start, shard.stop))
-            if shard.layers == memory.layers
+            if shard.layers == memory.layers and 0 <= shard.start < shard.stop <= shard.layers
         ),
     )
 

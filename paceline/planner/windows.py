@@ -79,7 +79,7 @@ def make_windows(table: Table, limit: Limit = UNLIMITED) -> Windows:
         for node, time in enumerate(table.time):
             slow = np.searchsorted(time, time - limit.ticks, side="left")
             lows[node] = np.maximum(lows[node], slow)
-            alone[node] &= bool(table.ticks(node, 0, table.layers) <= limit.ticks)
+        alone &= table.whole_ticks <= limit.ticks
         table = replace(table, hop=np.where(table.carry > limit.ticks, NEVER, table.hop))
     return Windows(
         table=table,
