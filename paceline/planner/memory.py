@@ -21,8 +21,8 @@ class Dtype(msgspec.Struct, frozen=True):
     kv: float
 
 
-DTYPES = {"float32": Dtype(weight=4, kv=4)}
-AUTO_DTYPE = "float32"
+DTYPES = {"float32": Dtype(weight=4, kv=4), "int8": Dtype(weight=1.02, kv=2)}
+AUTO_DTYPE = "int8"
 
 PROCESS_BYTES = 220 * MIB
 """A runner with torch imported and its allocators warm, before any weight (measured: 150 MiB

@@ -21,7 +21,7 @@ SMOL = ModelFacts(
 
 
 def wish(**options) -> InstanceWish:
-    return InstanceWish(id="i-1", model="smol", **options)
+    return InstanceWish(**{"id": "i-1", "model": "smol", "dtype": "float32"} | options)
 
 
 def node(name: str, free: float, total: float | None = None) -> NodeBudget:
