@@ -9,6 +9,7 @@ import msgspec
 from paceline.checkpoint.rope import AnyRope
 
 Activation = Literal["silu", "gelu", "gelu_tanh"]
+Norm = Literal["rms", "layer"]
 
 
 class LayerConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,7 +39,7 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_context: int
     tied: bool
     """The head is the embedding table."""
-    norm: Literal["rms", "layer"]
+    norm: Norm
     norm_eps: float
     qk_norm: bool
     """Queries and keys are normed per head before rope."""

@@ -18,7 +18,6 @@ class Limits:
     """What spans must keep within."""
 
     kv_pages: int
-    kv_heads: int
     max_context: int
 
 
@@ -32,8 +31,6 @@ class Batch:
     """int32 [rows]: index into `tables`."""
     tables: Tensor
     """int32 [spans, pages], filled up with page 0."""
-    cells: Tensor
-    """int64 [rows * kv_heads]: where each row's keys and values go, see `KVCache.write`."""
     sampled: Tensor
     """int64: rows that need logits."""
 
@@ -50,16 +47,10 @@ def lay_out(spans: Sequence[Span], limits: Limits) -> Batch:
     ends = counts.cumsum(0)
     owner = torch.repeat_interleave(torch.arange(len(spans)), counts)
     row_pos = torch.arange(int(counts.sum())) + (starts - (ends - counts))[owner]
-    tables = _tables(spans)
-    pages = tables[owner, row_pos // PAGE_TOKENS].to(torch.int64)
-    heads = torch.arange(limits.kv_heads)
-    cells = (pages[:, None] * limits.kv_heads + heads) * PAGE_TOKENS
-    cells += (row_pos % PAGE_TOKENS)[:, None]
     return Batch(
         row_pos=row_pos,
         row_table=owner.to(torch.int32),
-        tables=tables,
-        cells=cells.view(-1),
+        tables=_tables(spans),
         sampled=(ends - 1)[torch.tensor([span.sample for span in spans], dtype=torch.bool)],
     )
 

@@ -8,21 +8,25 @@ import mmap
 import torch
 from torch import Tensor
 
+from paceline.engine.batch import Batch
 from paceline.types.errors import EngineError
 from paceline.types.model import PAGE_TOKENS
 
 
 class KVCache:
-    """Per layer K and V, each float32 [pages, kv_heads, 64, head_dim].
+    """Per layer keys [pages, kv_heads, head_dim, 64] and values [pages, kv_heads, 64, head_dim].
 
-    Memory is taken from the system page by page as it is first written.
+    A page's keys stand element by element, so that attention scores 64 keys side by side without
+    ever adding across a vector. Memory is taken from the system page by page as it is first
+    written.
     """
 
-    def __init__(self, layers: int, pages: int, kv_heads: int, head_dim: int) -> None:
-        shape = (layers, pages, kv_heads, PAGE_TOKENS, head_dim)
+    def __init__(
+        self, layers: int, pages: int, kv_heads: int, head_dim: int, dtype: torch.dtype
+    ) -> None:
         try:
-            self.keys = _zeros(shape)
-            self.values = _zeros(shape)
+            self.keys = _zeros((layers, pages, kv_heads, head_dim, PAGE_TOKENS), dtype)
+            self.values = _zeros((layers, pages, kv_heads, PAGE_TOKENS, head_dim), dtype)
         except (OSError, OverflowError) as error:
             raise EngineError(f"no memory for {pages} KV pages; ask for fewer: {error}") from error
 
@@ -30,16 +34,16 @@ class KVCache:
     def nbytes(self) -> int:
         return self.keys.nbytes + self.values.nbytes
 
-    def write(self, layer: int, cells: Tensor, k: Tensor, v: Tensor) -> None:
-        """k and v [rows, kv_heads, head_dim] into cells int64 [rows * kv_heads], each an index
-        into the layer's [pages * kv_heads * 64]."""
-        head_dim = k.shape[-1]
-        for cache, rows in ((self.keys, k), (self.values, v)):
-            cache[layer].view(-1, head_dim).index_copy_(0, cells, rows.reshape(-1, head_dim))
+    def write(self, layer: int, batch: Batch, k: Tensor, v: Tensor) -> None:
+        """k and v float32 [rows, kv_heads, head_dim], to the places of the batch's rows."""
+        pages = batch.tables[batch.row_table.long(), batch.row_pos // PAGE_TOKENS].long()
+        places = batch.row_pos % PAGE_TOKENS
+        self.keys[layer][pages, :, :, places] = k.to(self.keys.dtype)
+        self.values[layer][pages, :, places] = v.to(self.values.dtype)
 
 
-def _zeros(shape: tuple[int, ...]) -> Tensor:
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """Zeros that cost no memory until written; torch.zeros would write them all."""
-    nbytes = math.prod(shape) * torch.float32.itemsize
+    nbytes = math.prod(shape) * dtype.itemsize
     memory = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    return torch.frombuffer(memory, dtype=torch.float32).view(shape)
+    return torch.frombuffer(memory, dtype=dtype).view(shape)

@@ -1,27 +1,30 @@
-"""The two operations that cost, behind one protocol, and the choice of who does them."""
+"""A layer's operations behind one protocol: the torch reference or the C kernels."""
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from typing import Protocol
 
 from torch import Tensor
 
-from paceline.engine import kernels
+from paceline.checkpoint.architecture import Activation, Norm
+from paceline.engine.kernels import Kernels
 from paceline.engine.reference import ReferenceOps
-from paceline.types.errors import EngineError
-
-OpsChoice = Literal["auto", "reference", "c"]
 
 
 class Ops(Protocol):
-    """All float32 and contiguous. A row's result has the same bits in any company."""
-
-    @property
-    def name(self) -> str:
-        """Says which bits to expect; part of the numerics id."""
+    """All contiguous, and float32 where nothing else is said. A row's result has the same bits in
+    any company."""
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """x [rows, K], weight [N, K], bias [N]: [rows, N]."""
+
+    def norm(
+        self, kind: Norm, x: Tensor, weight: Tensor, bias: Tensor | None, eps: float
+    ) -> Tensor:
+        """x [rows, width], weight and bias [width]: like x."""
+
+    def activate(self, kind: Activation, gated: bool, x: Tensor) -> Tensor:
+        """x [rows, width]; if gated, its first half activated, times the other half."""
 
     def attention(
         self,
@@ -38,25 +41,11 @@ class Ops(Protocol):
         """See `ReferenceOps.attention`."""
 
 
-class _KernelsWithout:
+class KernelsWithout:
     """The C kernels where they do not handle a model's heads: attention is the reference's."""
 
-    def __init__(self, built: kernels.Kernels, reference: ReferenceOps) -> None:
-        self.name = f"{built.name}+{reference.name}-attention"
+    def __init__(self, built: Kernels) -> None:
         self.linear = built.linear
-        self.attention = reference.attention
-
-
-def choose_ops(choice: OpsChoice, heads: int, kv_heads: int, head_dim: int) -> Ops:
-    """ "auto" takes the C kernels where they were built and run here, else the reference.
-
-    Raises EngineError when "c" is asked for and is not there.
-    """
-    built = None if choice == "reference" else kernels.load()
-    if built is None and choice == "c":
-        raise EngineError("the C kernels are not built here; install with a compiler, or use auto")
-    if built is None:
-        return ReferenceOps()
-    if not built.supports(heads, kv_heads, head_dim):
-        return _KernelsWithout(built, ReferenceOps())
-    return built
+        self.norm = built.norm
+        self.activate = built.activate
+        self.attention = ReferenceOps().attention

@@ -7,9 +7,12 @@ from collections.abc import Callable
 
 import torch
 
-from paceline.engine.ops import choose_ops
+from paceline.engine.eager import EagerMatrix
+from paceline.engine.kernels import load
+from paceline.engine.matrices import PackedMatrix
+from paceline.engine.quantised import QUAD, STRIP, QuantisedMatrix
 
-WIDTH = 2048
+DEPTH, COLUMNS = 2048, 8192
 MATRICES = 4
 """4 x 16 MiB: more than a cache holds, as a model's layers are."""
 
@@ -18,15 +21,20 @@ ROUNDS = 3
 
 
 def seconds_per_byte(clock: Callable[[], float] = time.perf_counter) -> float:
-    """Seconds that a byte of float32 weights costs a step of one row. Takes about 0.1 s and
-    64 MiB, which are given back."""
-    ops = choose_ops("auto", heads=1, kv_heads=1, head_dim=64)
-    matrices = [torch.full((WIDTH, WIDTH), 0.01) for _ in range(MATRICES)]
-    row = torch.full((1, WIDTH), 0.01)
+    """Seconds that a byte of int8 weights costs a step of one row. Takes about 0.1 s and 64 MiB,
+    which are given back."""
+    kernels = load()
+    shape = (COLUMNS // STRIP, DEPTH // QUAD, STRIP, QUAD)
+    weights = [
+        QuantisedMatrix(torch.full(shape, 130, dtype=torch.uint8), torch.ones(COLUMNS), DEPTH)
+        for _ in range(MATRICES)
+    ]
+    matrices = [PackedMatrix(w, kernels) if kernels else EagerMatrix(w) for w in weights]
+    row = torch.full((1, DEPTH), 0.01)
     took_s = []
     for _ in range(ROUNDS):
         began = clock()
         for matrix in matrices:
-            ops.linear(row, matrix, None)
+            matrix.linear(row, None)
         took_s.append(clock() - began)
     return min(took_s) / sum(matrix.nbytes for matrix in matrices)

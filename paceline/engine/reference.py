@@ -1,4 +1,4 @@
-"""Linear and paged attention in plain torch: the fallback, and the oracle of every kernel.
+"""A layer's operations in plain torch: the fallback, and the oracle of every kernel.
 
 Why a row's bits depend on that row alone (measured with MKL, see the tests):
 
@@ -17,7 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from paceline.engine.elementwise import exp, soft_capped
+from paceline.checkpoint.architecture import Activation, Norm
+from paceline.engine.elementwise import activate, exp, soft_capped
 from paceline.types.model import PAGE_TOKENS
 
 _LINEAR_ROWS = 16
@@ -29,8 +30,6 @@ _SCORE_BYTES = 32 << 20
 
 class ReferenceOps:
     """`Ops` in torch. Threads of torch change its speed and nothing else."""
-
-    name = "reference"
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """x [rows, K], weight [N, K], bias [N] or None: [rows, N]."""
@@ -47,6 +46,21 @@ class ReferenceOps:
         y = y[:rows]
         return y if bias is None else y + bias
 
+    def norm(
+        self, kind: Norm, x: Tensor, weight: Tensor, bias: Tensor | None, eps: float
+    ) -> Tensor:
+        """x [rows, width], weight and bias [width]: like x."""
+        if kind == "rms":
+            return F.rms_norm(x, weight.shape, weight, eps)
+        return F.layer_norm(x, weight.shape, weight, bias, eps)
+
+    def activate(self, kind: Activation, gated: bool, x: Tensor) -> Tensor:
+        """x [rows, width]; if gated, its first half activated, times the other half."""
+        if not gated:
+            return activate(kind, x.clone())
+        gate, up = x.chunk(2, dim=1)
+        return activate(kind, gate.contiguous()).mul_(up)
+
     def attention(
         self,
         q: Tensor,
@@ -59,9 +73,10 @@ class ReferenceOps:
         window: int,
         softcap: float,
     ) -> Tensor:
-        """q [rows, heads, head_dim], k and v [pages, kv_heads, 64, head_dim], row_pos int64 [rows],
-        row_table int32 [rows] (index into tables), tables int32 [spans, pages]:
-        [rows, heads * head_dim]. A row at position p sees keys max(0, p - window + 1) .. p.
+        """q [rows, heads, head_dim], k [pages, kv_heads, head_dim, 64] and v [pages, kv_heads, 64,
+        head_dim] in float32 or float16, row_pos int64 [rows], row_table int32 [rows] (index into
+        tables), tables int32 [spans, pages]: [rows, heads * head_dim]. A row at position p sees
+        keys max(0, p - window + 1) .. p.
         """
         rows, heads, head_dim = q.shape
         kv_heads = k.shape[1]
@@ -138,7 +153,7 @@ def _attend(
         keys = torch.arange(page * PAGE_TOKENS, (page + 1) * PAGE_TOKENS)
         live = ((low <= keys[-1]) & (keys[0] <= last)).nonzero().squeeze(1)
         held = tables[live, page]
-        scores = _by_head(q[live], k[held].transpose(-1, -2)).mul_(scale)
+        scores = _by_head(q[live], k[held].float()).mul_(scale)
         if softcap:
             soft_capped(scores, softcap)
         hidden = keys > positions[live, :, None]
@@ -153,7 +168,7 @@ def _attend(
     for live, held, keys, scores in seen:
         weights = exp(scores.sub_(top[live][..., None]))
         unwritten = keys > last[live, None]
-        values = v[held].masked_fill_(unwritten[:, None, :, None], 0.0)
+        values = v[held].float().masked_fill(unwritten[:, None, :, None], 0.0)
         total[live] += _row_sum(weights)
         out[live] += _by_head(weights, values)
     return out.div_(total[..., None])

@@ -29,12 +29,12 @@ class RopeTable:
         frequencies, amplitude = _frequencies(rope, head_dim)
         whole = -(-positions // PAGE_TOKENS) * PAGE_TOKENS
         angles = torch.arange(whole, dtype=torch.float32)[:, None] * frequencies
-        self._cos = in_blocks(Tensor.cos_, angles.clone()).mul_(amplitude)
-        self._sin = in_blocks(Tensor.sin_, angles).mul_(amplitude)
+        self.cos = in_blocks(Tensor.cos_, angles.clone()).mul_(amplitude)
+        self.sin = in_blocks(Tensor.sin_, angles).mul_(amplitude)
 
     def rows(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """cos and sin of some positions, each [rows, 1, head_dim / 2]."""
-        return self._cos[positions, None], self._sin[positions, None]
+        return self.cos[positions, None], self.sin[positions, None]
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-import platform
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,13 +14,11 @@ from paceline.checkpoint.facts import Checkpoint
 from paceline.engine.batch import Batch, Limits, lay_out
 from paceline.engine.decoder import Decoder
 from paceline.engine.kv import KVCache
-from paceline.engine.ops import Ops, OpsChoice, choose_ops
+from paceline.engine.numerics import Numerics, OpsChoice, choose_numerics
 from paceline.engine.weights import OnLayer, Weights, load_weights
 from paceline.types.errors import EngineError
 from paceline.types.model import PAGE_TOKENS, Shard
 from paceline.types.step import Span
-
-_DTYPES = {"auto": "float32", "float32": "float32"}
 
 
 def _ignore(done: int, total: int) -> None:
@@ -33,23 +29,25 @@ class Stage:
     """A loaded shard and its KV. One thread at a time."""
 
     def __init__(
-        self, config: ModelConfig, shard: Shard, weights: Weights, kv_pages: int, ops: Ops
+        self,
+        config: ModelConfig,
+        shard: Shard,
+        weights: Weights,
+        kv_pages: int,
+        numerics: Numerics,
     ) -> None:
         self._config = config
         self._shard = shard
-        self._limits = Limits(kv_pages, config.kv_heads, config.max_context)
-        kv = KVCache(shard.stop - shard.start, kv_pages, config.kv_heads, config.head_dim)
-        self._decoder = Decoder(
-            config,
-            config.layers[shard.start : shard.stop],
-            weights,
-            kv,
-            ops,
-            positions=min(config.max_context, kv_pages * PAGE_TOKENS),
-        )
+        self._limits = Limits(kv_pages, config.max_context)
+        layers = shard.stop - shard.start
+        kv = KVCache(layers, kv_pages, config.kv_heads, config.head_dim, numerics.kv_dtype)
+        positions = min(config.max_context, kv_pages * PAGE_TOKENS)
+        self._decoder = Decoder(config, shard, weights, kv, numerics, positions)
+        self.kv = kv
+        self.weights = weights
         self.weight_bytes = weights.nbytes
         self.kv_bytes = kv.nbytes
-        self.numerics_id = _numerics_id(ops)
+        self.numerics_id = numerics.id
 
     @classmethod
     def load(
@@ -57,7 +55,7 @@ class Stage:
         checkpoint: Path,
         shard: Shard,
         *,
-        dtype: str = "float32",
+        dtype: str = "auto",
         kv_pages: int,
         on_layer: OnLayer = _ignore,
         ops: OpsChoice = "auto",
@@ -67,8 +65,6 @@ class Stage:
         `on_layer(done, total)` follows each layer; an exception from it cancels the load. Raises
         CheckpointError, or EngineError for a dtype or kernels that are not there.
         """
-        if dtype not in _DTYPES:
-            raise EngineError(f"dtype {dtype!r} is not supported; use {' or '.join(_DTYPES)}")
         if shard.tp_size != 1:
             raise EngineError(f"a shard is whole layers: tp_size is 1, not {shard.tp_size}")
         if kv_pages < 1:
@@ -76,9 +72,9 @@ class Stage:
         with Checkpoint(checkpoint) as opened:
             opened.tensors(shard)
             config = opened.config
-            chosen = choose_ops(ops, config.heads, config.kv_heads, config.head_dim)
-            weights = load_weights(opened, shard, on_layer)
-            return cls(config, shard, weights, kv_pages, chosen)
+            numerics = choose_numerics(dtype, ops, config)
+            weights = load_weights(opened, shard, numerics.form, on_layer)
+            return cls(config, shard, weights, kv_pages, numerics)
 
     @torch.inference_mode()
     def forward(
@@ -123,11 +119,3 @@ class Stage:
     def _nothing(self) -> Tensor:
         config = self._config
         return torch.empty(0, config.vocab_size if self._shard.is_last else config.width)
-
-
-def _numerics_id(ops: Ops) -> str:
-    """Equal ids mean equal bits."""
-    isa = torch.backends.cpu.get_cpu_capability()
-    versions = (f"torch-{torch.__version__}", f"numpy-{np.__version__}")
-    parts = (ops.name, "float32", "kv-float32", *versions, isa)
-    return "/".join((*parts, platform.machine()))

@@ -25,14 +25,14 @@ class Dtype(msgspec.Struct, frozen=True):
     kv: float
 
 
-DTYPES = {"float32": Dtype(weight=4, kv=4)}
+DTYPES = {"float32": Dtype(weight=4, kv=4), "int8": Dtype(weight=1.02, kv=2)}
 """A dtype is known here or nowhere."""
 
 AUTO_DTYPE = "float32"
 
-PROCESS_BYTES = 220 * MIB
-"""A runner with torch imported and its allocators warm, before any weight (measured: 150 MiB
-after the first matrix product; the rest is sockets, buffers and arenas)."""
+PROCESS_BYTES = 180 * MIB
+"""A runner with torch imported and its allocators warm, before any weight (measured: 159 MiB
+after its pace was taken; the rest is sockets, buffers and arenas)."""
 
 HEADROOM = 20
 """One part in so many is added to all that is allocated: for fragments, and for blocks that

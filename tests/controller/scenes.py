@@ -34,7 +34,7 @@ NOW = 1000.0
 START = 900.0
 """When the controller of a scene started: long ago."""
 
-WISH = InstanceWish(id="i-1", model="smol", min_nodes=2)
+WISH = InstanceWish(id="i-1", model="smol", dtype="float32", min_nodes=2)
 
 
 def placement() -> Placement:

@@ -398,7 +398,7 @@ def test_a_calm_node_gets_a_blank_runner_and_only_one() -> None:
     scene = Scene()
     scene.ready(ONE)
     scene.node("n1", "r-0", blanks=1)
-    assert scene.go() == ["r-1-1 is launched on n1 as a blank runner, 220 MiB reserved"]
+    assert scene.go() == ["r-1-1 is launched on n1 as a blank runner, 180 MiB reserved"]
     launch = Launch(runner_id="r-1-1", incarnation="a", memory_bytes=BLANK, term=1)
     assert [message for to, message in scene.sent if to == "n1"] == [launch]
     assert scene.go() == []

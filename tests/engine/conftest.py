@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import shutil
+import sysconfig
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -8,10 +11,14 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from paceline.engine import kernels
+from paceline.engine import kernels as built_kernels
+from paceline.engine.kernels import Kernels, library
+from paceline.types.errors import EngineError
+from tests.engine.kernel_builds import ISAS, build, built_in
 from tests.engine.tiny import make
 
-OPS = ["reference", "c"] if kernels.load() else ["reference"]
+OPS = ["reference", "c"] if built_kernels.load() else ["reference"]
+DTYPES = ["float32", "int8"]
 
 
 class Tiny(NamedTuple):
@@ -38,9 +45,55 @@ def ops(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.fixture(params=DTYPES)
+def dtype(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A library built from the sources as they are now."""
+    compiler = os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc"
+    if shutil.which(compiler.split()[0]) is None:
+        pytest.skip(f"no C compiler ({compiler})")
+    directory = tmp_path_factory.mktemp("kernels")
+    done = build(directory)
+    assert done.returncode == 0, done.stderr
+    path = library.library_path(built_in(directory))
+    assert path is not None, done.stderr
+    return path
+
+
+@pytest.fixture(scope="session")
+def all_kernels(fresh: Path) -> dict[str, Kernels]:
+    """One library for each instruction set that this CPU has, from the fastest on."""
+    found = {}
+    for isa in ISAS:
+        try:
+            found[isa] = library.open_library(fresh, isa)
+        except EngineError:
+            continue
+    return found
+
+
+@pytest.fixture(params=ISAS)
+def kernels(request: pytest.FixtureRequest, all_kernels: dict[str, Kernels]) -> Kernels:
+    if request.param not in all_kernels:
+        pytest.skip(f"this CPU lacks {request.param}")
+    found = all_kernels[request.param]
+    found.set_threads(1)
+    return found
+
+
+@pytest.fixture(scope="session")
+def portable(all_kernels: dict[str, Kernels]) -> Kernels:
+    """What the others' bits are compared with; it shares their threads."""
+    return all_kernels["portable"]
+
+
 def _set_threads(count: int) -> None:
     torch.set_num_threads(count)
-    if built := kernels.load():
+    if built := built_kernels.load():
         built.set_threads(count)
 
 

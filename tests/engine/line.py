@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from paceline.engine.ops import OpsChoice
+from paceline.engine.numerics import OpsChoice
 from paceline.engine.stage import Stage
 from paceline.types.model import PAGE_TOKENS, Shard
 from paceline.types.step import Span
@@ -21,7 +21,12 @@ class Line:
     """Stages of `sizes` layers each."""
 
     def __init__(
-        self, checkpoint: Path, sizes: Sequence[int], ops: OpsChoice, kv_pages: int = 24
+        self,
+        checkpoint: Path,
+        sizes: Sequence[int],
+        ops: OpsChoice,
+        kv_pages: int = 24,
+        dtype: str = "float32",
     ) -> None:
         stops = [sum(sizes[: i + 1]) for i in range(len(sizes))]
         self.kv_pages = kv_pages
@@ -31,6 +36,7 @@ class Line:
                 Shard(start=stop - size, stop=stop, layers=stops[-1]),
                 kv_pages=kv_pages,
                 ops=ops,
+                dtype=dtype,
             )
             for stop, size in zip(stops, sizes, strict=True)
         ]

@@ -64,16 +64,18 @@ def rss(field):
     return next(int(line.split()[1]) for line in lines if line.startswith(field)) << 10
 
 whole, anonymous = rss("VmRSS:"), rss("RssAnon:")
-stage = Stage.load(Path(sys.argv[1]), Shard(start=0, stop=15, layers=30), kv_pages=64)
+shard = Shard(start=0, stop=15, layers=30)
+stage = Stage.load(Path(sys.argv[1]), shard, kv_pages=64, dtype=sys.argv[2])
 print(stage.weight_bytes, rss("RssAnon:") - anonymous, rss("VmHWM:") - whole)
 """
 
 
-def test_a_rank_takes_its_shards_memory_and_no_more():
-    command = [sys.executable, "-c", LOAD_HALF, str(smollm2_dir())]
+def test_a_rank_takes_its_shards_memory_and_no_more(dtype):
+    command = [sys.executable, "-c", LOAD_HALF, str(smollm2_dir()), dtype]
     out = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout
     weights, kept, peak = (int(field) for field in out.split())
     spare = 48 << 20
-    assert 250e6 < weights < 350e6
+    bytes_each = {"float32": 4, "int8": 1}[dtype]
+    assert 65e6 < weights / bytes_each < 85e6
     assert kept < weights + spare
     assert peak < weights + spare

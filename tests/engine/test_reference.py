@@ -8,8 +8,8 @@ import torch.nn.functional as F
 
 from paceline.engine import kernels
 from paceline.engine.elementwise import activate, exp, soft_capped
-from paceline.engine.ops import choose_ops
-from paceline.types.errors import EngineError
+from paceline.engine.ops import Ops
+from paceline.engine.reference import ReferenceOps
 
 HEADS = [(9, 3, 64), (4, 4, 16), (8, 1, 32), (2, 1, 256)]
 
@@ -19,8 +19,9 @@ def draw():
     return torch.Generator().manual_seed(11)
 
 
-def _ops(ops: str, heads: tuple[int, int, int] = HEADS[0]):
-    return choose_ops(ops, *heads)
+def _ops(ops: str) -> Ops:
+    built = kernels.load()
+    return built if ops == "c" and built else ReferenceOps()
 
 
 @pytest.mark.parametrize("columns", [1, 97, 960])
@@ -62,11 +63,13 @@ def _naive(q, k, v, positions, pages, scale, window, softcap):
 
 @pytest.mark.parametrize("heads", HEADS, ids=str)
 @pytest.mark.parametrize(("window", "softcap"), [(0, 0.0), (70, 0.0), (3, 5.0), (1, 0.0)])
+@pytest.mark.parametrize("cells", [torch.float32, torch.float16], ids=str)
 def test_attention_is_right_and_rows_do_not_depend_on_company(
-    draw, ops, use_threads, heads, window, softcap
+    draw, ops, use_threads, cells, heads, window, softcap
 ):
     count, kv_heads, head_dim = heads
-    k, v = torch.randn(2, 8, kv_heads, 64, head_dim, generator=draw)
+    k, v = torch.randn(2, 8, kv_heads, 64, head_dim, generator=draw).to(cells)
+    by_element = k.transpose(2, 3).contiguous()
     tables = torch.tensor([[5, 2, 7], [1, 0, 0], [4, 6, 0]], dtype=torch.int32)
     runs = [torch.arange(118, 158), torch.tensor([9]), torch.arange(60, 79)]
     row_pos = torch.cat(runs)
@@ -77,8 +80,8 @@ def test_attention_is_right_and_rows_do_not_depend_on_company(
     scale = head_dim**-0.5
 
     def attend(rows: torch.Tensor) -> torch.Tensor:
-        arguments = (q[rows].contiguous(), k, v, row_pos[rows], row_table[rows], tables)
-        return _ops(ops, heads).attention(*arguments, scale, window, softcap)
+        arguments = (q[rows].contiguous(), by_element, v, row_pos[rows], row_table[rows], tables)
+        return _ops(ops).attention(*arguments, scale, window, softcap)
 
     together = attend(torch.arange(len(q)))
     for i in range(3):
@@ -113,20 +116,3 @@ def test_activations_are_torchs(draw):
     tanh = F.gelu(x, approximate="tanh")
     torch.testing.assert_close(activate("gelu_tanh", x.clone()), tanh)
     torch.testing.assert_close(soft_capped(x.clone(), 0.5), 0.5 * torch.tanh(x / 0.5))
-
-
-def test_the_choice_of_ops(monkeypatch):
-    assert choose_ops("reference", 9, 3, 64).name == "reference"
-    monkeypatch.setattr(kernels, "load", lambda: None)
-    assert choose_ops("auto", 9, 3, 64).name == "reference"
-    with pytest.raises(EngineError, match="not built here"):
-        choose_ops("c", 9, 3, 64)
-
-
-@pytest.mark.skipif(kernels.load() is None, reason="the C kernels are not built here")
-def test_heads_that_the_kernels_do_not_handle_go_to_the_reference():
-    built = kernels.load()
-    assert built is not None
-    assert choose_ops("auto", 9, 3, 64) is built
-    mixed = choose_ops("auto", 4, 4, 12)
-    assert mixed.name == f"{built.name}+reference-attention"

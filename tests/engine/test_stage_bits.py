@@ -1,10 +1,12 @@
-"""The same bits, whatever happens: splits, chunks, company, page placement, threads."""
+"""The same bits, whatever happens: splits, chunks, company, page placement, threads, instruction
+sets."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
+from paceline.engine import kernels as built_kernels
 from tests.engine.line import Line, alone, together
 from tests.engine.tiny import LAYERS, VOCAB
 
@@ -18,14 +20,14 @@ def _prompts() -> list[list[int]]:
 
 
 @pytest.mark.parametrize("case", FAMILIES)
-def test_splits_chunks_company_and_pages_change_no_bit(case, tiny, ops):
+def test_splits_chunks_company_and_pages_change_no_bit(case, tiny, ops, dtype):
     path, _ = tiny(case)
     prompts = _prompts()
-    single = Line(path, [LAYERS], ops)
+    single = Line(path, [LAYERS], ops, dtype=dtype)
     truth = [alone(single, ids, chunk=1) for ids in prompts]
     compared = 0
     for seed, sizes in enumerate(SPLITS):
-        line = Line(path, sizes, ops)
+        line = Line(path, sizes, ops, dtype=dtype)
         found = together(line, prompts, seed)
         whole = alone(line, prompts[0], chunk=len(prompts[0]), pages=range(23, 0, -1))
         for expected, logits in [*zip(truth, found, strict=True), (truth[0], whole)]:
@@ -36,9 +38,9 @@ def test_splits_chunks_company_and_pages_change_no_bit(case, tiny, ops):
 
 
 @pytest.mark.parametrize("case", ["llama", "gpt2"])
-def test_threads_change_no_bit(case, tiny, ops, use_threads):
+def test_threads_change_no_bit(case, tiny, ops, dtype, use_threads):
     path, _ = tiny(case)
-    line = Line(path, [LAYERS], ops)
+    line = Line(path, [LAYERS], ops, dtype=dtype)
     prompts = _prompts()[1:3]
     truth = together(line, prompts, seed=5)
     use_threads(2)
@@ -47,13 +49,34 @@ def test_threads_change_no_bit(case, tiny, ops, use_threads):
         assert all(torch.equal(found[i], expected[i]) for i in found)
 
 
-def test_what_a_page_held_before_does_not_matter(tiny, ops):
+def test_what_a_page_held_before_does_not_matter(tiny, ops, dtype):
     path, _ = tiny("llama")
     ids = _prompts()[3]
-    fresh = Line(path, [LAYERS], ops)
-    used = Line(path, [LAYERS], ops)
+    fresh = Line(path, [LAYERS], ops, dtype=dtype)
+    used = Line(path, [LAYERS], ops, dtype=dtype)
     for stage in used.stages:
-        stage._decoder._kv.keys.fill_(torch.nan)
-        stage._decoder._kv.values.fill_(torch.inf)
+        stage.kv.keys.fill_(torch.nan)
+        stage.kv.values.fill_(torch.inf)
     expected, found = alone(fresh, ids, chunk=33), alone(used, ids, chunk=33)
     assert all(torch.equal(found[i], expected[i]) for i in expected)
+
+
+@pytest.mark.skipif(built_kernels.load() is None, reason="the C kernels are not built here")
+@pytest.mark.parametrize("case", [*FAMILIES, "llama_biases", "qwen3_biases"])
+def test_instruction_sets_change_no_bit_of_int8(case, tiny, all_kernels, monkeypatch):
+    path, _ = tiny(case)
+    prompts = _prompts()[1:]
+    found = {}
+    for isa, one in all_kernels.items():
+        monkeypatch.setattr(built_kernels, "load", lambda one=one: one)
+        line = Line(path, [LAYERS], "c", dtype="int8")
+        found[isa] = together(line, prompts, seed=2)
+        ids = {stage.numerics_id for stage in line.stages}
+        assert len(ids) == 1
+        found[isa].append({0: ids.pop()})
+    *logits, ids = found.pop("portable")
+    for *others, other_id in found.values():
+        assert other_id == ids
+        for expected, ours in zip(logits, others, strict=True):
+            assert expected.keys() == ours.keys()
+            assert all(torch.equal(ours[i], expected[i]) for i in expected)

@@ -1,4 +1,4 @@
-"""Logits against `transformers`, float32 with eager attention."""
+"""Logits against `transformers`, float32 with eager attention; int8 near it."""
 
 from __future__ import annotations
 
@@ -37,3 +37,24 @@ def test_the_tolerance_notices_a_wrong_model(tiny, ops):
         expected = other(torch.tensor([ids]), use_cache=False).logits[0, -1]
     found = alone(Line(path, [LAYERS], ops, kv_pages=4), ids, chunk=len(ids))[len(ids) - 1]
     assert (found - expected).abs().max() > 0.01 * expected.abs().max()
+
+
+def _distance(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((found - expected).norm() / expected.norm())
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_int8_stays_near_transformers(case, tiny, ops):
+    """Random weights of 48 columns are int8's worst case: no number is small beside another."""
+    path, model = tiny(case)
+    _, other = tiny("rope_linear" if case != "rope_linear" else "rope_llama3")
+    ids = torch.randint(VOCAB, (TOKENS,), generator=torch.Generator().manual_seed(1)).tolist()
+    found = alone(Line(path, [LAYERS], ops, kv_pages=4, dtype="int8"), ids, chunk=10)
+    with torch.no_grad():
+        expected, wrong = (
+            one(torch.tensor([ids]), use_cache=False).logits[0][list(found)]
+            for one in (model, other)
+        )
+    ours = torch.stack([*found.values()])
+    assert _distance(ours, expected) <= 0.12
+    assert _distance(ours, wrong) >= 0.3

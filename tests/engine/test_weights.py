@@ -1,4 +1,4 @@
-"""From bytes on disk to float32 in memory."""
+"""From bytes on disk to weights in memory."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from paceline.checkpoint.facts import Checkpoint, shard_bytes
-from paceline.engine import weights
+from paceline.engine import stored, weights
+from paceline.engine.eager import EagerMatrix
+from paceline.engine.forms import FloatForm, Int8Form
+from paceline.engine.matrices import FloatMatrix, Matrix
+from paceline.engine.quantised import QuantisedMatrix, quantise, unpack
+from paceline.engine.reference import ReferenceOps
 from paceline.engine.stage import Stage
 from paceline.types.errors import CheckpointError
 from paceline.types.model import Shard
@@ -24,37 +29,66 @@ def _bytes_read() -> int:
 
 
 def _loaded(directory: Path) -> weights.Weights:
+    form = FloatForm(ReferenceOps().linear)
     with Checkpoint(directory) as checkpoint:
-        return weights.load_weights(checkpoint, WHOLE, lambda done, total: None)
+        return weights.load_weights(checkpoint, WHOLE, form, lambda done, total: None)
+
+
+def _floats(matrix: Matrix | None) -> torch.Tensor:
+    assert isinstance(matrix, FloatMatrix)
+    return matrix.weight
 
 
 @pytest.mark.parametrize("block_bytes", [1, 1000, 1 << 30])
 def test_parts_are_stacked_and_conv1d_transposed(tmp_path, monkeypatch, block_bytes):
-    monkeypatch.setattr(weights, "_BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(stored, "_BLOCK_BYTES", block_bytes)
     state = make("llama_biases", tmp_path / "llama").state_dict()
     layer = _loaded(tmp_path / "llama").layers[3]
     attention = "model.layers.3.self_attn"
-    for kind, found in (("weight", layer.qkv.weight), ("bias", layer.qkv.bias)):
+    for kind, found in (("weight", _floats(layer.qkv.matrix)), ("bias", layer.qkv.bias)):
         parts = [state[f"{attention}.{name}_proj.{kind}"] for name in "qkv"]
         assert torch.equal(found, torch.cat(parts))
 
     state = make("gpt2", tmp_path / "gpt2").state_dict()
     layer = _loaded(tmp_path / "gpt2").layers[3]
-    assert torch.equal(layer.qkv.weight, state["transformer.h.3.attn.c_attn.weight"].t())
-    assert torch.equal(layer.down.weight, state["transformer.h.3.mlp.c_proj.weight"].t())
-    assert layer.down.weight.is_contiguous()
+    assert torch.equal(_floats(layer.qkv.matrix), state["transformer.h.3.attn.c_attn.weight"].t())
+    assert torch.equal(_floats(layer.down.matrix), state["transformer.h.3.mlp.c_proj.weight"].t())
+    assert _floats(layer.down.matrix).is_contiguous()
+
+
+@pytest.mark.parametrize("block_bytes", [1, 1000, 1 << 30])
+@pytest.mark.parametrize("case", ["llama_biases", "gpt2"])
+def test_int8_is_made_of_the_same_floats(tmp_path, monkeypatch, block_bytes, case):
+    monkeypatch.setattr(stored, "_BLOCK_BYTES", block_bytes)
+    make(case, tmp_path)
+    floats = _loaded(tmp_path)
+    held: list[QuantisedMatrix] = []
+
+    def keep(matrix: QuantisedMatrix) -> EagerMatrix:
+        held.append(matrix)
+        return EagerMatrix(matrix)
+
+    with Checkpoint(tmp_path) as checkpoint:
+        weights.load_weights(checkpoint, WHOLE, Int8Form(keep), lambda done, total: None)
+    order = [floats.embed]
+    for layer in floats.layers:
+        order += [one.matrix for one in (layer.qkv, layer.o, layer.up, layer.down)]
+    order += [] if floats.head is floats.embed else [floats.head]
+    assert len(held) == len(order)
+    for matrix, expected in zip(held, order, strict=True):
+        values, scales = quantise(_floats(expected))
+        assert torch.equal(unpack(matrix), values)
+        assert torch.equal(matrix.scales, scales)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_widened_exactly(tmp_path, dtype):
     make("llama", tmp_path).to(dtype).save_pretrained(tmp_path)
-    stored = load_file(tmp_path / "model.safetensors")
+    halves = load_file(tmp_path / "model.safetensors")
     found = _loaded(tmp_path)
-    assert found.embed is not None
-    assert found.embed.dtype == torch.float32
-    assert torch.equal(found.embed, stored["model.embed_tokens.weight"].float())
-    down = stored["model.layers.6.mlp.down_proj.weight"]
-    assert torch.equal(found.layers[6].down.weight, down.float())
+    assert torch.equal(_floats(found.embed), halves["model.embed_tokens.weight"].float())
+    down = halves["model.layers.6.mlp.down_proj.weight"]
+    assert torch.equal(_floats(found.layers[6].down.matrix), down.float())
 
 
 def test_other_dtypes_are_refused(tmp_path):
@@ -67,11 +101,12 @@ def test_other_dtypes_are_refused(tmp_path):
         _loaded(tmp_path)
 
 
-def test_a_rank_reads_its_own_bytes_only(tiny):
-    path = tiny("gpt2").path
+@pytest.mark.parametrize("case", ["gpt2", "llama"])
+def test_a_rank_reads_its_own_bytes_only(tiny, dtype, case):
+    path = tiny(case).path
     shard = Shard(start=2, stop=4, layers=LAYERS)
     before = _bytes_read()
-    Stage.load(path, shard, kv_pages=1)
+    Stage.load(path, shard, kv_pages=1, dtype=dtype)
     read = _bytes_read() - before
     headers = 64 << 10
     assert shard_bytes(path, shard) <= read <= shard_bytes(path, shard) + headers

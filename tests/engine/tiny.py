@@ -67,10 +67,12 @@ CASES = {
     "qwen3_biases": lambda: Qwen3ForCausalLM(
         Qwen3Config(**_SIZES, head_dim=32, attention_bias=True, tie_word_embeddings=True)
     ),
+    "heads_of_12": lambda: _llama(num_attention_heads=4, head_dim=12),
     "gpt2": lambda: _gpt2(),
     "gpt2_untied": lambda: _gpt2(
         tie_word_embeddings=False, n_head=3, n_inner=60, scale_attn_by_inverse_layer_idx=True
     ),
+    "gpt2_gelu": lambda: _gpt2(activation_function="gelu"),
     "rope_linear": lambda: _rope(rope_type="linear", factor=2.5),
     "rope_llama3": lambda: _rope(
         rope_type="llama3",

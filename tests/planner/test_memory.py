@@ -98,4 +98,4 @@ def test_the_table_counts_as_the_model_does(params, tied, data):
 
 def test_a_process_alone_takes_a_known_part():
     memory = MemoryModel(model((1,)), "float32")
-    assert memory.rank_bytes(memory.shard(0, 1), 1) > PROCESS_BYTES >= 200 * MIB
+    assert memory.rank_bytes(memory.shard(0, 1), 1) > PROCESS_BYTES >= 150 * MIB

@@ -115,7 +115,7 @@ def test_memory_never_wins_over_max_nodes():
     assert isinstance(refused, NoPlacement)
     assert refused.reasons == (
         "m does not fit on 1 node (max_nodes)",
-        "a: needs 1.9 GiB for layers 0–23, has 1.5 GiB free of 1.5",
+        "a: needs 1.8 GiB for layers 0–23, has 1.5 GiB free of 1.5",
         "1 node more: none has more than 1.5 GiB free of 1.5",
     )
 
@@ -171,7 +171,7 @@ def test_a_wish_that_no_cluster_could_meet_is_refused(options, words):
 @pytest.mark.parametrize("free", [-GIB, 0, 1, 100 * MIB])
 def test_a_node_without_any_room_is_named(free):
     refused = plan(SMOL, [node("a", free, 4 * GIB)], wish())
-    assert refused.reasons[1].startswith("a: needs 863 MiB for layers 0–29, has ")
+    assert refused.reasons[1].startswith("a: needs 823 MiB for layers 0–29, has ")
 
 
 def test_a_model_of_one_layer():
@@ -307,8 +307,8 @@ def test_every_node_that_lacks_room_says_what_it_needs_and_has():
     refused = plan(facts, cluster, wish())
     assert refused.reasons == (
         "m does not fit on 2 nodes (all that are ready)",
-        "gremlin-3: needs 2.9 GiB for layers 0–16, has 1.2 GiB free of 4.0",
-        "gremlin-4: needs 1.4 GiB for layers 17–23, has 700 MiB free of 900",
+        "gremlin-3: needs 2.8 GiB for layers 0–15, has 1.2 GiB free of 4.0",
+        "gremlin-4: needs 1.5 GiB for layers 16–23, has 700 MiB free of 900",
     )
 
 

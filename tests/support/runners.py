@@ -29,9 +29,11 @@ from paceline.types.tasks import Connect, Load, Task, TaskStatus, WarmUp
 WAIT_S = 60.0
 
 
-def place(facts: ModelFacts, ranks: int, kv_tokens: int = 4096) -> Placement:
+def place(facts: ModelFacts, ranks: int, kv_tokens: int = 4096, dtype: str = "auto") -> Placement:
     nodes = [NodeBudget(name=f"n{i}", memory_bytes=2**36, free_bytes=2**36) for i in range(ranks)]
-    wish = InstanceWish(id="i-1", model=facts.name, min_nodes=ranks, kv_tokens=kv_tokens)
+    wish = InstanceWish(
+        id="i-1", model=facts.name, min_nodes=ranks, kv_tokens=kv_tokens, dtype=dtype
+    )
     placed = plan(facts, nodes, wish)
     assert isinstance(placed, Placement), placed
     return placed

@@ -8,6 +8,9 @@ import threading
 import torch
 from torch import Tensor
 
+from paceline.engine.kernels import abi
+from paceline.engine.kernels.checks import require, require_that
+from paceline.engine.quantised import QUAD, STRIP, QuantisedMatrix, packed_depth
 from paceline.types.errors import EngineError
 
 PAGE_KEYS = 64
@@ -15,36 +18,9 @@ MOST_HEAD_DIM = 256
 MOST_GROUP = 64
 MOST_THREADS = 256
 
-ISA_NUMBERS = {"portable": 0, "avx2": 1, "avx512": 2}
-
-_address, _size, _isa = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
-
-
-class _AttentionCall(ctypes.Structure):
-    """`attention_call` of csrc/kernels.h, field by field."""
-
-    _fields_ = [
-        *((name, _address) for name in ("q", "k", "v", "row_pos", "row_table", "tables", "out")),
-        *((name, _size) for name in ("rows", "heads", "kv_heads", "head_dim", "pages", "spans")),
-        *((name, _size) for name in ("table_pages", "window")),
-        *((name, ctypes.c_float) for name in ("scale", "softcap")),
-    ]
-
-
-_SIGNATURES: dict[str, tuple[type | None, list[type]]] = {
-    "paceline_build": (ctypes.c_char_p, []),
-    "paceline_has_isa": (ctypes.c_int, [_isa]),
-    "paceline_set_threads": (None, [ctypes.c_int]),
-    "paceline_threads": (ctypes.c_int, []),
-    "paceline_linear": (None, [_isa, *[_address] * 4, *[_size] * 3]),
-    "paceline_attention": (ctypes.c_int, [_isa, _address, _address]),
-    "paceline_rms_norm": (None, [_isa, *[_address] * 3, *[_size] * 2, ctypes.c_float]),
-    "paceline_silu_mul": (None, [_isa, *[_address] * 3, _size]),
-}
-
 # By status code, see csrc/kernels.h.
-_ATTENTION_FAULTS = {
-    1: "no memory is left for the scores; use a shorter context or fewer rows in a batch",
+_FAULTS = {
+    1: "no memory is left for it; use a shorter context or fewer rows in a batch",
     2: "its position is negative or lies beyond its page table",
     3: "its row_table names no row of the page tables",
     4: "its page table names a page that the cache does not have",
@@ -52,34 +28,6 @@ _ATTENTION_FAULTS = {
 
 # The library keeps one pool of threads and one set of buffers per process.
 _one_caller = threading.Lock()
-
-
-def declare(library: ctypes.CDLL) -> None:
-    """Declare the library's functions. Raises AttributeError if one is missing."""
-    for name, (result, arguments) in _SIGNATURES.items():
-        function = getattr(library, name)
-        function.restype = result
-        function.argtypes = arguments
-
-
-def _require(name: str, tensor: Tensor, dims: int, dtype: torch.dtype = torch.float32) -> None:
-    if (
-        tensor.dtype is not dtype
-        or tensor.dim() != dims
-        or not tensor.is_cpu
-        or not tensor.is_contiguous()
-    ):
-        raise EngineError(
-            f"a kernel was given {name} as {tensor.dtype} {list(tensor.shape)} on {tensor.device}"
-            f"{'' if tensor.is_contiguous() else ', not contiguous'}; "
-            f"it needs a contiguous {dtype} CPU tensor with {dims} dimensions"
-        )
-
-
-def _require_that(holds: bool, rule: str, **tensors: Tensor) -> None:
-    if not holds:
-        shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in tensors.items())
-        raise EngineError(f"a kernel was given shapes that do not fit: {shapes}; {rule}")
 
 
 class Kernels:
@@ -93,9 +41,12 @@ class Kernels:
 
     def __init__(self, library: ctypes.CDLL, isa: str) -> None:
         self._library = library
-        self._isa = ISA_NUMBERS[isa]
+        self._isa = abi.ISA_NUMBERS[isa]
         self.isa = isa
-        self.name = f"{library.paceline_build().decode()}-{isa}"
+        self.build = str(library.paceline_build().decode())
+        """Names the bits of all that is the same on every instruction set."""
+        self.name = f"{self.build}-{abi.FLOAT_ISAS.get(isa, isa)}"
+        """Names the bits of `linear` too."""
 
     @property
     def threads(self) -> int:
@@ -118,29 +69,63 @@ class Kernels:
             and head_dim % 8 == 0
         )
 
-    def linear(self, x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
-        """x [rows, K] times w [N, K] transposed, plus bias [N]: [rows, N]."""
-        _require("x", x, 2)
-        _require("w", w, 2)
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """x [rows, K] times weight [N, K] transposed, plus bias [N]: [rows, N]."""
+        require("x", x, 2)
+        require("weight", weight, 2)
         rows, depth = x.shape
-        columns = w.shape[0]
-        _require_that(w.shape[1] == depth > 0, "x is [rows, K], w is [N, K], K > 0", x=x, w=w)
-        if bias is not None:
-            _require("bias", bias, 1)
-            _require_that(bias.shape[0] == columns, "w is [N, K], bias is [N]", w=w, bias=bias)
+        columns = weight.shape[0]
+        fits = weight.shape[1] == depth > 0
+        require_that(fits, "x is [rows, K], weight is [N, K], K > 0", x=x, weight=weight)
+        _check_bias(bias, columns)
         out = torch.empty(rows, columns)
         with _one_caller:
             self._library.paceline_linear(
                 self._isa,
                 x.data_ptr(),
-                w.data_ptr(),
-                None if bias is None else bias.data_ptr(),
+                weight.data_ptr(),
+                _address(bias),
                 out.data_ptr(),
                 rows,
                 depth,
                 columns,
             )
         return out
+
+    def quantised_linear(
+        self, x: Tensor, weight: QuantisedMatrix, bias: Tensor | None = None
+    ) -> Tensor:
+        """x [rows, K], quantised by groups, times weight [N, K] transposed, plus bias [N]:
+        [rows, N]. The same bits on every instruction set."""
+        require("x", x, 2)
+        matrix = quantised_matrix(weight, bias)
+        require_that(x.shape[1] == weight.depth, f"x is [rows, {weight.depth}]", x=x)
+        out = torch.empty(len(x), weight.columns)
+        arguments = (x.data_ptr(), *x.shape, ctypes.addressof(matrix), out.data_ptr())
+        self.call("paceline_quantised_linear", *arguments)
+        return out
+
+    def call(self, function: str, *arguments: object) -> None:
+        """One of the library's functions that return a status; raises EngineError on failure."""
+        with _one_caller:
+            status = getattr(self._library, function)(self._isa, *arguments)
+        if status:
+            raise EngineError(f"{function} failed: {_FAULTS[status]}")
+
+    def call_on_rows(
+        self, function: str, step: abi.StepRows | abi.AttentionCall, *arguments: object
+    ) -> None:
+        """Likewise, of a function that names the row at fault."""
+        culprit = ctypes.c_int64()
+        with _one_caller:
+            status = getattr(self._library, function)(
+                self._isa, *arguments, ctypes.addressof(culprit)
+            )
+        if status:
+            raise EngineError(
+                f"attention cannot compute row {culprit.value} of {step.rows}: {_FAULTS[status]} "
+                f"({step.spans} page tables of {step.table_pages}, {step.pages} pages)"
+            )
 
     def attention(
         self,
@@ -156,12 +141,14 @@ class Kernels:
     ) -> Tensor:
         """Causal attention over 64-key pages: [rows, heads * head_dim].
 
-        q: [rows, heads, head_dim]. k, v: [pages, kv_heads, 64, head_dim]. row_pos: int64 [rows],
-        the row's position in its sequence. row_table: int32 [rows], its row of `tables`. tables:
-        int32 [n_spans, max_pages], page ids in the order of the sequence. A row at position p
-        sees the keys max(0, p - window + 1) to p, or 0 to p if window is 0. Scores are
+        q: [rows, heads, head_dim]. k: [pages, kv_heads, head_dim, 64] and v: [pages, kv_heads, 64,
+        head_dim], both float32 or both float16. row_pos: int64 [rows], the row's position in its
+        sequence. row_table: int32 [rows], its row of `tables`. tables: int32 [n_spans, max_pages],
+        page ids in the order of the sequence. A row at position p sees the keys
+        max(0, p - window + 1) to p, or 0 to p if window is 0. Scores are
         softcap * tanh(score / softcap), or left alone if softcap is 0. Query head h reads
-        key-value head h // (heads // kv_heads). `supports` says which head shapes work.
+        key-value head h // (heads // kv_heads). `supports` says which head shapes work. The same
+        bits on every instruction set.
         """
         self._check_attention(q, k, v, row_pos, row_table, tables, window, softcap)
         rows, heads, head_dim = q.shape
@@ -169,20 +156,11 @@ class Kernels:
         spans, table_pages = tables.shape
         out = torch.empty(rows, heads * head_dim)
         addresses = [t.data_ptr() for t in (q, k, v, row_pos, row_table, tables, out)]
-        sizes = (rows, heads, kv_heads, head_dim, pages, spans, table_pages, window)
-        call = _AttentionCall(*addresses, *sizes, scale, softcap)
-        culprit = ctypes.c_int64()
-        with _one_caller:
-            status = self._library.paceline_attention(
-                self._isa, ctypes.addressof(call), ctypes.addressof(culprit)
-            )
-        if status:
-            row = culprit.value
-            raise EngineError(
-                f"attention cannot compute row {row} of {rows}: {_ATTENTION_FAULTS[status]} "
-                f"(position {int(row_pos[row])}, row_table {int(row_table[row])}, "
-                f"tables {list(tables.shape)}, {pages} pages)"
-            )
+        shapes = (rows, heads, kv_heads, head_dim, heads * head_dim)
+        sizes = (*shapes, pages, spans, table_pages, window)
+        half = k.dtype is torch.float16
+        call = abi.AttentionCall(*addresses, *sizes, scale, softcap, half)
+        self.call_on_rows("paceline_attention", call, ctypes.addressof(call))
         return out
 
     def _check_attention(
@@ -196,21 +174,25 @@ class Kernels:
         window: int,
         softcap: float,
     ) -> None:
-        _require("q", q, 3)
-        _require("k", k, 4)
-        _require("v", v, 4)
-        _require("row_pos", row_pos, 1, torch.int64)
-        _require("row_table", row_table, 1, torch.int32)
-        _require("tables", tables, 2, torch.int32)
+        cells = torch.float16 if k.dtype is torch.float16 else torch.float32
+        require("q", q, 3)
+        require("k", k, 4, cells)
+        require("v", v, 4, cells)
+        require("row_pos", row_pos, 1, torch.int64)
+        require("row_table", row_table, 1, torch.int32)
+        require("tables", tables, 2, torch.int32)
         rows, heads, head_dim = q.shape
-        _require_that(
-            k.shape == v.shape and k.shape[2] == PAGE_KEYS and k.shape[3] == head_dim,
-            f"k and v are [pages, kv_heads, {PAGE_KEYS}, head_dim], q is [rows, heads, head_dim]",
+        require_that(
+            k.shape[:2] == v.shape[:2]
+            and k.shape[2:] == (head_dim, PAGE_KEYS)
+            and v.shape[2:] == (PAGE_KEYS, head_dim),
+            f"k is [pages, kv_heads, head_dim, {PAGE_KEYS}], "
+            f"v is [pages, kv_heads, {PAGE_KEYS}, head_dim], q is [rows, heads, head_dim]",
             q=q,
             k=k,
             v=v,
         )
-        _require_that(
+        require_that(
             row_pos.shape[0] == row_table.shape[0] == rows,
             "row_pos and row_table have one entry for each row of q",
             q=q,
@@ -227,28 +209,57 @@ class Kernels:
                 f"attention needs window and softcap of 0 or more, not {window} and {softcap}"
             )
 
-    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        """Each row of x [rows, width] over its root mean square, times weight [width]."""
-        _require("x", x, 2)
-        _require("weight", weight, 1)
+    def norm(self, kind: str, x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
+        """The "rms" or "layer" norm of each row of x [rows, width]. The same bits on every
+        instruction set."""
+        require("x", x, 2)
+        norm = norm_weights(kind, weight, bias, eps)
         rows, width = x.shape
         fits = weight.shape[0] == width > 0
-        _require_that(fits, "x is [rows, width], weight is [width]", x=x, weight=weight)
+        require_that(fits, "x is [rows, width], weight is [width]", x=x, weight=weight)
         out = torch.empty(rows, width)
-        with _one_caller:
-            self._library.paceline_rms_norm(
-                self._isa, x.data_ptr(), weight.data_ptr(), out.data_ptr(), rows, width, eps
-            )
+        arguments = (x.data_ptr(), rows, width, out.data_ptr())
+        self.call("paceline_norm", ctypes.addressof(norm), *arguments)
         return out
 
-    def silu_mul(self, gate: Tensor, up: Tensor) -> Tensor:
-        """silu(gate) * up, element by element, for gate and up [rows, width]."""
-        _require("gate", gate, 2)
-        _require("up", up, 2)
-        _require_that(gate.shape == up.shape, "gate and up have one shape", gate=gate, up=up)
-        out = torch.empty(gate.shape)
-        with _one_caller:
-            self._library.paceline_silu_mul(
-                self._isa, gate.data_ptr(), up.data_ptr(), out.data_ptr(), gate.numel()
-            )
+    def activate(self, kind: str, gated: bool, x: Tensor) -> Tensor:
+        """The "silu", "gelu" or "gelu_tanh" of x [rows, width]; if gated, of the first half of each
+        row, times the other half: [rows, width / 2]. The same bits on every instruction set."""
+        require("x", x, 2)
+        rows, width = x.shape
+        require_that(width > 0 and not (gated and width % 2), "x is [rows, width]", x=x)
+        out = torch.empty(rows, width // 2 if gated else width)
+        middle = abi.MlpMiddle(out.shape[1], abi.ACTIVATIONS[kind], gated)
+        arguments = (x.data_ptr(), rows, out.data_ptr())
+        self.call("paceline_activate", ctypes.addressof(middle), *arguments)
         return out
+
+
+def quantised_matrix(weight: QuantisedMatrix, bias: Tensor | None) -> abi.Matrix:
+    """The matrix as C sees it, for as long as its tensors live."""
+    require("packed", weight.packed, 4, torch.uint8)
+    require("scales", weight.scales, 1)
+    _check_bias(bias, weight.columns)
+    depth = packed_depth(weight.depth)
+    shape = (-(-weight.columns // STRIP), depth // QUAD, STRIP, QUAD)
+    fits = weight.packed.shape == shape and depth > 0
+    require_that(fits, f"packed is {list(shape)}", packed=weight.packed, scales=weight.scales)
+    addresses = (weight.packed.data_ptr(), weight.scales.data_ptr(), _address(bias))
+    return abi.Matrix(*addresses, weight.columns, depth)
+
+
+def norm_weights(kind: str, weight: Tensor, bias: Tensor | None, eps: float) -> abi.NormWeights:
+    """The norm as C sees it, for as long as its tensors live."""
+    require("weight", weight, 1)
+    _check_bias(bias, len(weight))
+    return abi.NormWeights(weight.data_ptr(), _address(bias), eps, abi.NORMS[kind])
+
+
+def _address(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+def _check_bias(bias: Tensor | None, columns: int) -> None:
+    if bias is not None:
+        require("bias", bias, 1)
+        require_that(bias.shape[0] == columns, f"bias is [{columns}]", bias=bias)

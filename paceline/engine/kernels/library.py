@@ -11,13 +11,14 @@ from pathlib import Path
 import structlog
 import torch
 
-from paceline.engine.kernels.calls import ISA_NUMBERS, MOST_THREADS, Kernels, declare
+from paceline.engine.kernels.abi import ISA_NUMBERS, declare
+from paceline.engine.kernels.calls import MOST_THREADS, Kernels
 from paceline.engine.kernels.selftest import wrong_kernels
 from paceline.types.errors import EngineError
 
 ISA_VARIABLE = "PACELINE_KERNEL_ISA"
 
-_FASTEST_FIRST = ("avx512", "avx2", "portable")
+_FASTEST_FIRST = ("avx512vnni", "avxvnni", "avx512", "avx2", "portable")
 
 _log = structlog.get_logger(__name__)
 
@@ -75,7 +76,7 @@ def _load(directory: Path, isa: str | None) -> Kernels | None:
 def load(directory: Path = Path(__file__).parent) -> Kernels | None:
     """The kernels for this CPU, or None, with the reason logged, where torch has to do without.
 
-    PACELINE_KERNEL_ISA (avx512, avx2 or portable) forces an instruction set; EngineError if the
-    CPU lacks it. Loaded once; starts with as many threads as torch uses.
+    PACELINE_KERNEL_ISA (one of ISA_NUMBERS) forces an instruction set; EngineError if the CPU lacks
+    it. Loaded once; starts with as many threads as torch uses.
     """
     return _load(directory, os.environ.get(ISA_VARIABLE) or None)

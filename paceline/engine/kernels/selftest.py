@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from paceline.engine.eager import EagerMatrix
 from paceline.engine.kernels.calls import PAGE_KEYS, Kernels
+from paceline.engine.quantised import QuantisedMatrix, pack, quantise
 
 _TOLERANCE = 1e-4
 
@@ -25,15 +27,27 @@ def _linear_is_wrong(kernels: Kernels, generator: torch.Generator) -> bool:
     return _far(ours, exact) or not torch.equal(ours[3:4], alone)
 
 
+def _quantised_linear_is_wrong(kernels: Kernels, generator: torch.Generator) -> bool:
+    x, w = _random(generator, 13, 192), _random(generator, 21, 192)
+    values, scales = quantise(w)
+    matrix = QuantisedMatrix(pack(values), scales, w.shape[1])
+    exact = EagerMatrix(matrix).linear(x, None)
+    return not (
+        torch.equal(kernels.quantised_linear(x, matrix), exact)
+        and torch.equal(kernels.quantised_linear(x[3:4], matrix), exact[3:4])
+    )
+
+
 def _attention_is_wrong(kernels: Kernels, generator: torch.Generator) -> bool:
     heads, kv_heads, head_dim, keys = 4, 2, 24, PAGE_KEYS + 9
     q = _random(generator, keys, heads, head_dim)
-    k, v = (_random(generator, 3, kv_heads, PAGE_KEYS, head_dim) for _ in range(2))
+    k, v = (_random(generator, 3, kv_heads, PAGE_KEYS, head_dim).half() for _ in range(2))
+    by_element = k.transpose(2, 3).contiguous()
     position = torch.arange(keys)
     no_table = torch.zeros(keys, dtype=torch.int32)
     tables = torch.tensor([[2, 0]], dtype=torch.int32)
     scale = head_dim**-0.5
-    ours = kernels.attention(q, k, v, position, no_table, tables, scale)
+    ours = kernels.attention(q, by_element, v, position, no_table, tables, scale)
     seen_k, seen_v = (
         t[[2, 0]].transpose(0, 1).flatten(1, 2)[:, :keys].double().repeat_interleave(2, 0)
         for t in (k, v)
@@ -42,7 +56,7 @@ def _attention_is_wrong(kernels: Kernels, generator: torch.Generator) -> bool:
     scores.masked_fill_(position[None, None, :] > position[None, :, None], -torch.inf)
     exact = torch.einsum("hrk,hkd->rhd", scores.softmax(-1), seen_v).flatten(1)
     alone = kernels.attention(
-        q[-1:], k, v, position[-1:].clone(), no_table[-1:].clone(), tables, scale
+        q[-1:], by_element, v, position[-1:].clone(), no_table[-1:].clone(), tables, scale
     )
     return _far(ours, exact) or not torch.equal(ours[-1:], alone)
 
@@ -51,7 +65,9 @@ def _elementwise_is_wrong(kernels: Kernels, generator: torch.Generator) -> bool:
     x, y, weight = _random(generator, 3, 37), _random(generator, 3, 37), _random(generator, 37)
     normed = torch.nn.functional.rms_norm(x.double(), (37,), weight.double(), 1e-5)
     gated = torch.nn.functional.silu(x.double()) * y.double()
-    return _far(kernels.rms_norm(x, weight, 1e-5), normed) or _far(kernels.silu_mul(x, y), gated)
+    return _far(kernels.norm("rms", x, weight, None, 1e-5), normed) or _far(
+        kernels.activate("silu", True, torch.cat((x, y), 1)), gated
+    )
 
 
 def wrong_kernels(kernels: Kernels) -> list[str]:
@@ -59,6 +75,7 @@ def wrong_kernels(kernels: Kernels) -> list[str]:
     generator = torch.Generator().manual_seed(1)
     trials = {
         "linear": _linear_is_wrong,
+        "quantised linear": _quantised_linear_is_wrong,
         "attention": _attention_is_wrong,
         "elementwise": _elementwise_is_wrong,
     }

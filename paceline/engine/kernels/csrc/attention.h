@@ -1,9 +1,10 @@
 /* Causal attention over a paged cache.
 
    Invariant: an output's bits depend on its query, its position and its sequence's keys and values
-   alone. For each query and each page: scores (see dots.h), weights against the exact maximum over
+   alone. For each query and each page: scores (see paged.h), weights against the exact maximum over
    all pages, and the page's weighted values added in key order from zero; then the pages' sums
-   are added in page order. A key outside the query's view has weight 0 and its value is not read.
+   are added in page order. A key outside the query's view has weight 0, which leaves a sum as it
+   is; a value outside every view of the tile is not read.
 
    A unit of work is a tile (neighbouring rows of one sequence) and one key-value head, so that a
    page is read once for all its queries. Units are computed whole, each by one thread, or, when
@@ -12,6 +13,11 @@
 enum { TILE_QUERIES = 24, TILE_SCORES = 256 * 1024, PAGES_PER_TASK = 4, SPLIT_FROM_PAGES = 8 };
 
 _Static_assert((int)MOST_GROUP >= (int)TILE_QUERIES, "a unit's arrays hold a tile or one row's group");
+
+/* Keys of one page, counted from its start; none if to <= from. */
+typedef struct {
+    int64_t from, to;
+} key_range;
 
 typedef struct {
     int64_t row, rows, first_page, pages;
@@ -67,22 +73,30 @@ FN int64_t unit_row(const attention_unit *u, int64_t query) {
     return u->tile.row + query / u->group;
 }
 
-/* Where the query's head_dim floats stand in q and in out. */
-FN int64_t unit_offset(const attention_unit *u, int64_t query) {
-    int64_t head = u->kv_head * u->group + query % u->group;
-    return (unit_row(u, query) * u->call->heads + head) * u->call->head_dim;
+FN int64_t unit_head(const attention_unit *u, int64_t query) {
+    return u->kv_head * u->group + query % u->group;
+}
+
+FN const float *unit_query(const attention_unit *u, int64_t query) {
+    const attention_call *call = u->call;
+    return call->q + unit_row(u, query) * call->q_stride + unit_head(u, query) * call->head_dim;
+}
+
+FN float *unit_out(const attention_unit *u, int64_t query) {
+    const attention_call *call = u->call;
+    return call->out + (unit_row(u, query) * call->heads + unit_head(u, query)) * call->head_dim;
 }
 
 FN float *unit_scores(const attention_unit *u, int64_t query, int64_t page) {
     return u->scores + (query * u->tile.pages + page) * PAGE_KEYS;
 }
 
-/* Where the page (counted from the tile's first) of this key-value head stands in k and in v. */
-FN int64_t page_offset(const attention_unit *u, int64_t page) {
+/* The page (counted from the tile's first) of this key-value head in the keys or the values. */
+FN const void *page_of(const attention_unit *u, const void *cells, int64_t page) {
     const attention_call *call = u->call;
     const int32_t *table = call->tables + call->row_table[u->tile.row] * call->table_pages;
-    int64_t id = table[u->tile.first_page + page];
-    return (id * call->kv_heads + u->kv_head) * PAGE_KEYS * call->head_dim;
+    int64_t id = table[u->tile.first_page + page] * call->kv_heads + u->kv_head;
+    return cell_at(cells, id * PAGE_KEYS * call->head_dim, call->half);
 }
 
 /* Turns a page's dot products into scores, -inf where the query does not see the key, and returns
@@ -122,16 +136,15 @@ FN void score_page(const attention_unit *u, int64_t page) {
     float *scores[MOST_GROUP];
     key_range any = visible_to_any(u, page);
     for (int64_t i = 0; i < u->queries; i++) {
-        q[i] = call->q + unit_offset(u, i);
-        scores[i] = unit_scores(u, i, page) + any.from;
+        q[i] = unit_query(u, i);
+        scores[i] = unit_scores(u, i, page);
     }
-    if (any.from < any.to) {
-        const float *k = call->k + page_offset(u, page) + any.from * call->head_dim;
-        dots(u->queries, q, any.to - any.from, k, call->head_dim, call->head_dim, scores, false);
-    }
+    if (any.from < any.to)
+        paged(u->queries, q, page_of(u, call->keys, page), call->half, 0, call->head_dim, PAGE_KEYS,
+              scores);
     for (int64_t i = 0; i < u->queries; i++) {
         key_range seen = visible(call, unit_row(u, i), u->tile.first_page + page);
-        u->peaks[page * u->queries + i] = finish_scores(call, unit_scores(u, i, page), seen);
+        u->peaks[page * u->queries + i] = finish_scores(call, scores[i], seen);
     }
 }
 
@@ -145,34 +158,40 @@ FN void join_peaks(const attention_unit *u) {
 }
 
 FN float scores_to_weights(float *scores, float peak) {
-    vfloat sum = v_set(0);
-    for (int64_t j = 0; j < PAGE_KEYS; j += LANES) {
-        vfloat weight = v_exp(v_load(scores + j) - v_set(peak));
-        v_store(scores + j, weight);
-        sum = sum + weight;
-    }
-    return v_sum(sum);
+    vfloat sum[SUM_LANES / LANES];
+    for (int p = 0; p < SUM_LANES / LANES; p++) sum[p] = v_set(0);
+    for (int64_t j = 0; j < PAGE_KEYS; j += SUM_LANES)
+        for (int p = 0; p < SUM_LANES / LANES; p++) {
+            float *part = scores + j + p * LANES;
+            vfloat weight = v_exp(v_load(part) - v_set(peak));
+            v_store(part, weight);
+            sum[p] = sum[p] + weight;
+        }
+    return v_sum16(sum);
 }
 
-/* Leaves the page's weights, their sums, and in `partial` its weighted values. Queries that do not
-   see the page get sum 0, and their part of `partial` is not touched. */
+/* Leaves the page's weights, their sums, and in `partial` its weighted values. A query that does
+   not see the page gets weights and sum of 0. */
 FN void weigh_page(const attention_unit *u, int64_t page, float *partial) {
     const attention_call *call = u->call;
-    float *weights[MOST_GROUP];
-    key_range seen[MOST_GROUP];
+    const float *weights[MOST_GROUP];
+    float *out[MOST_GROUP];
     for (int64_t i = 0; i < u->queries; i++) {
-        seen[i] = visible(call, unit_row(u, i), u->tile.first_page + page);
-        weights[i] = unit_scores(u, i, page);
-        float *sum = &u->sums[page * u->queries + i];
-        *sum = seen[i].from < seen[i].to ? scores_to_weights(weights[i], u->peaks[i]) : 0;
+        key_range seen = visible(call, unit_row(u, i), u->tile.first_page + page);
+        float *scores = unit_scores(u, i, page), *sum = &u->sums[page * u->queries + i];
+        if (seen.from < seen.to) {
+            *sum = scores_to_weights(scores, u->peaks[i]);
+        } else {
+            *sum = 0;
+            memset(scores, 0, PAGE_KEYS * sizeof *scores);
+        }
+        weights[i] = scores;
+        out[i] = partial + i * call->head_dim;
     }
-    for (int64_t i = 0, n; i < u->queries; i += n) {
-        for (n = 1; n < smaller(TILE_ROWS, u->queries - i); n++)
-            if (seen[i + n].from != seen[i].from || seen[i + n].to != seen[i].to) break;
-        if (seen[i].from >= seen[i].to) continue;
-        const float *v = call->v + page_offset(u, page);
-        values_by_number(n, weights + i, seen[i], v, call->head_dim, partial + i * call->head_dim);
-    }
+    key_range any = visible_to_any(u, page);
+    if (any.from < any.to)
+        paged(u->queries, weights, page_of(u, call->values, page), call->half, any.from, any.to,
+              call->head_dim, out);
 }
 
 /* Adds a page to the outputs and to the first page's sums, in page order. */
@@ -180,7 +199,7 @@ FN void join_page(const attention_unit *u, int64_t page, const float *partial) {
     int64_t head_dim = u->call->head_dim;
     for (int64_t i = 0; i < u->queries; i++) {
         key_range seen = visible(u->call, unit_row(u, i), u->tile.first_page + page);
-        float *out = u->call->out + unit_offset(u, i);
+        float *out = unit_out(u, i);
         if (page == 0)
             for (int64_t d = 0; d < head_dim; d++) out[d] = 0;
         else
@@ -192,7 +211,7 @@ FN void join_page(const attention_unit *u, int64_t page, const float *partial) {
 
 FN void divide_by_sums(const attention_unit *u) {
     for (int64_t i = 0; i < u->queries; i++) {
-        float *out = u->call->out + unit_offset(u, i);
+        float *out = unit_out(u, i);
         for (int64_t d = 0; d < u->call->head_dim; d++) out[d] /= u->sums[i];
     }
 }

@@ -45,20 +45,20 @@ static inline __attribute__((always_inline)) ISA_CODE void dots_rows(const int r
 #pragma GCC unroll 8
         for (int r = 0; r < rows; r++) {
             vfloat a = v_load(t->x[r] + k);
-            sum[r][0] = v_fma(a, b0, sum[r][0]);
-            sum[r][1] = v_fma(a, b1, sum[r][1]);
-            sum[r][2] = v_fma(a, b2, sum[r][2]);
-            sum[r][3] = v_fma(a, b3, sum[r][3]);
+            sum[r][0] = v_mul_add(a, b0, sum[r][0]);
+            sum[r][1] = v_mul_add(a, b1, sum[r][1]);
+            sum[r][2] = v_mul_add(a, b2, sum[r][2]);
+            sum[r][3] = v_mul_add(a, b3, sum[r][3]);
         }
     }
     int64_t n = t->depth - k;
 #pragma GCC unroll 8
     for (int r = 0; n > 0 && r < rows; r++) {
         vfloat a = v_load_part(t->x[r] + k, n);
-        sum[r][0] = v_fma(a, v_load_part(w0 + k, n), sum[r][0]);
-        sum[r][1] = v_fma(a, v_load_part(w1 + k, n), sum[r][1]);
-        sum[r][2] = v_fma(a, v_load_part(w2 + k, n), sum[r][2]);
-        sum[r][3] = v_fma(a, v_load_part(w3 + k, n), sum[r][3]);
+        sum[r][0] = v_mul_add(a, v_load_part(w0 + k, n), sum[r][0]);
+        sum[r][1] = v_mul_add(a, v_load_part(w1 + k, n), sum[r][1]);
+        sum[r][2] = v_mul_add(a, v_load_part(w2 + k, n), sum[r][2]);
+        sum[r][3] = v_mul_add(a, v_load_part(w3 + k, n), sum[r][3]);
     }
 #pragma GCC unroll 8
     for (int r = 0; r < rows; r++) dots_store(t, r, sum[r]);

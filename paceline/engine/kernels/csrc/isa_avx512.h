@@ -23,11 +23,36 @@ FN void v_store_part(float *p, vfloat a, int64_t n) {
     _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), a);
 }
 
+FN vfloat v_load_half(const uint16_t *p) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
+}
+
+FN void v_store_half(uint16_t *p, vfloat a) {
+    _mm256_storeu_si256((__m256i *)p, _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT));
+}
+
 FN vfloat v_fma(vfloat a, vfloat b, vfloat c) { return _mm512_fmadd_ps(a, b, c); }
+FN vfloat v_mul_add(vfloat a, vfloat b, vfloat c) { return v_fma(a, b, c); }
 
 /* Where either operand is NaN these give the second. */
 FN vfloat v_max(vfloat a, vfloat b) { return _mm512_max_ps(a, b); }
 FN vfloat v_min(vfloat a, vfloat b) { return _mm512_min_ps(a, b); }
+
+FN void v_store_bytes(int8_t *p, vint a) {
+    _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8((__m512i)a));
+}
+
+FN int32_t v_int_largest(vint a) { return _mm512_reduce_max_epi32((__m512i)a); }
+FN int32_t v_int_sum(vint a) { return _mm512_reduce_add_epi32((__m512i)a); }
+
+/* The sum of 16 lanes: those 8 apart first, then 4, 2 and 1. */
+FN float v_sum16(const vfloat part[1]) {
+    __m256 high = _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(part[0]), 1));
+    __m256 s = _mm512_castps512_ps256(part[0]) + high;
+    __m128 q = _mm256_castps256_ps128(s) + _mm256_extractf128_ps(s, 1);
+    q = q + _mm_movehl_ps(q, q);
+    return q[0] + q[1];
+}
 
 /* out[i] = the sum of the i-th vector: lanes 8 apart first, then 4, 2 and 1. */
 FN void v_sum4(vfloat a, vfloat b, vfloat c, vfloat d, float *out) {

@@ -1,4 +1,5 @@
 /* One instruction set's kernels: include its isa_*.h first. */
+#include <float.h>
 #include <math.h>
 #include <string.h>
 
@@ -9,10 +10,27 @@
 #include "vmath.h"
 
 #include "dots.h"
-#include "values.h"
-
-#include "attention.h"
-#include "elementwise.h"
 #include "linear.h"
 
-const kernel_set ISA(kernels) = {ISA(linear), ISA(attention), ISA(rms_norm), ISA(silu_mul)};
+#include "paged.h"
+
+#include "attention.h"
+
+#include "quantise.h"
+
+#include "norm.h"
+
+#include "activate.h"
+
+#include "place.h"
+
+const kernel_set ISA(kernels) = {
+    .linear = ISA(linear),
+    .attention = ISA(attention),
+    .quantise = ISA(quantise),
+    .norm = ISA(norm),
+    .norm_quantise = ISA(norm_quantise),
+    .activate = ISA(activate),
+    .activate_quantise = ISA(activate_quantise),
+    .place = ISA(place),
+};

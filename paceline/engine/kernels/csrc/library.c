@@ -1,5 +1,6 @@
 /* The functions that are called from outside. One caller at a time. */
-#include "kernels.h"
+#include "cpu.h"
+#include "layer.h"
 #include "pool.h"
 
 #if !defined(PACELINE_KERNELS_BUILD)
@@ -8,13 +9,15 @@
 
 #define EXPORT __attribute__((visibility("default")))
 
-enum { ISA_PORTABLE, ISA_AVX2, ISA_AVX512, ISA_COUNT };
+enum { ISA_PORTABLE, ISA_AVX2, ISA_AVXVNNI, ISA_AVX512, ISA_AVX512VNNI, ISA_COUNT };
 
-static const kernel_set *const sets[ISA_COUNT] = {
-    [ISA_PORTABLE] = &kernels_portable,
+static const kernel_level levels[ISA_COUNT] = {
+    [ISA_PORTABLE] = {&kernels_portable, products_portable},
 #if defined(__x86_64__)
-    [ISA_AVX2] = &kernels_avx2,
-    [ISA_AVX512] = &kernels_avx512,
+    [ISA_AVX2] = {&kernels_avx2, products_avx2},
+    [ISA_AVXVNNI] = {&kernels_avx2, products_avxvnni},
+    [ISA_AVX512] = {&kernels_avx512, products_avx2},
+    [ISA_AVX512VNNI] = {&kernels_avx512, products_avx512vnni},
 #endif
 };
 
@@ -25,20 +28,30 @@ EXPORT int paceline_threads(void);
 EXPORT void paceline_linear(int isa, const float *x, const float *w, const float *bias, float *out,
                             int64_t rows, int64_t depth, int64_t columns);
 EXPORT int paceline_attention(int isa, const attention_call *call, int64_t *culprit);
-EXPORT void paceline_rms_norm(int isa, const float *x, const float *weight, float *out,
-                              int64_t rows, int64_t width, float eps);
-EXPORT void paceline_silu_mul(int isa, const float *gate, const float *up, float *out,
-                              int64_t count);
+EXPORT int paceline_quantised_linear(int isa, const float *x, int64_t rows, int64_t width,
+                                     const quantised_matrix *w, float *out);
+EXPORT int paceline_norm(int isa, const norm_weights *norm, const float *x, int64_t rows,
+                         int64_t width, float *out);
+EXPORT int paceline_activate(int isa, const mlp_middle *mlp, const float *x, int64_t rows,
+                             float *out);
+EXPORT int paceline_layer(int isa, const layer_shape *shape, const layer_weights *layer,
+                          const step_rows *step, float *x, int64_t *culprit);
+EXPORT int paceline_head(int isa, int64_t width, const head_weights *head, const float *x,
+                         int64_t rows, float *logits);
 
 const char *paceline_build(void) { return PACELINE_KERNELS_BUILD; }
 
 int paceline_has_isa(int isa) {
+    switch (isa) {
+        case ISA_PORTABLE: return true;
 #if defined(__x86_64__)
-    __builtin_cpu_init();
-    if (isa == ISA_AVX512) return __builtin_cpu_supports("avx512f") != 0;
-    if (isa == ISA_AVX2) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+        case ISA_AVX2: return cpu_has_avx2();
+        case ISA_AVXVNNI: return cpu_has_avxvnni();
+        case ISA_AVX512: return cpu_has_avx512();
+        case ISA_AVX512VNNI: return cpu_has_avx512vnni();
 #endif
-    return isa == ISA_PORTABLE;
+    }
+    return false;
 }
 
 void paceline_set_threads(int threads) { pool_resize(threads); }
@@ -48,7 +61,7 @@ int paceline_threads(void) { return pool_threads(); }
 void paceline_linear(int isa, const float *x, const float *w, const float *bias, float *out,
                      int64_t rows, int64_t depth, int64_t columns) {
     if (rows == 0 || columns == 0) return;
-    sets[isa]->linear(x, w, bias, out, rows, depth, columns);
+    levels[isa].floats->linear(x, w, bias, out, rows, depth, columns);
 }
 
 /* Every page that the row will read. */
@@ -63,23 +76,57 @@ static int check_row(const attention_call *call, int64_t row) {
     return STATUS_OK;
 }
 
-/* Reads nothing out of bounds whatever the positions, tables and pages say: on a bad one it
-   computes nothing, and `culprit` is the row. */
-int paceline_attention(int isa, const attention_call *call, int64_t *culprit) {
+static int check_rows(const attention_call *call, int64_t *culprit) {
     for (int64_t row = 0; row < call->rows; row++) {
         int status = check_row(call, row);
         *culprit = row;
         if (status != STATUS_OK) return status;
     }
-    if (call->rows == 0) return STATUS_OK;
-    return sets[isa]->attention(call);
+    return STATUS_OK;
 }
 
-void paceline_rms_norm(int isa, const float *x, const float *weight, float *out, int64_t rows,
-                       int64_t width, float eps) {
-    sets[isa]->rms_norm(x, weight, out, rows, width, eps);
+/* Reads nothing out of bounds whatever the positions, tables and pages say: on a bad one it
+   computes nothing, and `culprit` is the row. */
+int paceline_attention(int isa, const attention_call *call, int64_t *culprit) {
+    int status = check_rows(call, culprit);
+    if (status != STATUS_OK || call->rows == 0) return status;
+    return levels[isa].floats->attention(call);
 }
 
-void paceline_silu_mul(int isa, const float *gate, const float *up, float *out, int64_t count) {
-    sets[isa]->silu_mul(gate, up, out, count);
+int paceline_quantised_linear(int isa, const float *x, int64_t rows, int64_t width,
+                              const quantised_matrix *w, float *out) {
+    if (rows == 0) return STATUS_OK;
+    return linear_run(&levels[isa], x, rows, width, w, out);
+}
+
+int paceline_norm(int isa, const norm_weights *norm, const float *x, int64_t rows, int64_t width,
+                  float *out) {
+    return norm_run(&levels[isa], norm, x, rows, width, out);
+}
+
+int paceline_activate(int isa, const mlp_middle *mlp, const float *x, int64_t rows, float *out) {
+    return activate_run(&levels[isa], mlp, x, rows, out);
+}
+
+int paceline_layer(int isa, const layer_shape *shape, const layer_weights *layer,
+                   const step_rows *step, float *x, int64_t *culprit) {
+    const attention_call views = {
+        .row_pos = step->row_pos,
+        .row_table = step->row_table,
+        .tables = step->tables,
+        .rows = step->rows,
+        .pages = step->pages,
+        .spans = step->spans,
+        .table_pages = step->table_pages,
+        .window = layer->window,
+    };
+    int status = check_rows(&views, culprit);
+    if (status != STATUS_OK || step->rows == 0) return status;
+    return layer_run(&levels[isa], shape, layer, step, x);
+}
+
+int paceline_head(int isa, int64_t width, const head_weights *head, const float *x, int64_t rows,
+                  float *logits) {
+    if (rows == 0) return STATUS_OK;
+    return head_run(&levels[isa], width, head, x, rows, logits);
 }

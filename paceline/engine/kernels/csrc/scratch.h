@@ -1,4 +1,4 @@
-/* Working memory that is kept between calls, a slot for each thread and two for the caller. */
+/* Working memory that is kept between calls, a slot for each thread and some for the caller. */
 #ifndef PACELINE_SCRATCH_H
 #define PACELINE_SCRATCH_H
 
@@ -6,7 +6,14 @@
 
 #include "pool.h"
 
-enum { SCRATCH_TILES = POOL_MAX_THREADS, SCRATCH_SHARED, SCRATCH_SLOTS };
+enum {
+    SCRATCH_TILES = POOL_MAX_THREADS,
+    SCRATCH_SHARED,
+    SCRATCH_WIDE,
+    SCRATCH_NARROW,
+    SCRATCH_BYTES,
+    SCRATCH_SLOTS
+};
 
 /* The slot's memory, 64-byte aligned and at least `bytes` long, or NULL if there is none to be had.
    Earlier contents may be lost. */

@@ -1,0 +1,29 @@
+#if defined(__x86_64__)
+#include "cpu.h"
+
+#include <cpuid.h>
+
+/* A bit of a CPUID leaf's register: those that __builtin_cpu_supports does not know everywhere. */
+typedef enum { EAX, EBX, ECX, EDX } cpuid_register;
+
+static bool cpuid_bit(unsigned leaf, unsigned subleaf, cpuid_register which, int bit) {
+    unsigned r[4];
+    if (!__get_cpuid_count(leaf, subleaf, &r[EAX], &r[EBX], &r[ECX], &r[EDX])) return false;
+    return r[which] >> bit & 1;
+}
+
+bool cpu_has_avx2(void) {
+    __builtin_cpu_init();
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+           cpuid_bit(1, 0, ECX, 29);
+}
+
+bool cpu_has_avxvnni(void) { return cpu_has_avx2() && cpuid_bit(7, 1, EAX, 4); }
+
+bool cpu_has_avx512(void) { return cpu_has_avx2() && __builtin_cpu_supports("avx512f"); }
+
+bool cpu_has_avx512vnni(void) {
+    return cpu_has_avx512() && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
+}
+#endif

@@ -1,0 +1,12 @@
+/* What this CPU and its system can run. */
+#ifndef PACELINE_CPU_H
+#define PACELINE_CPU_H
+
+#include <stdbool.h>
+
+bool cpu_has_avx2(void); /* with FMA and F16C */
+bool cpu_has_avxvnni(void);
+bool cpu_has_avx512(void);
+bool cpu_has_avx512vnni(void);
+
+#endif

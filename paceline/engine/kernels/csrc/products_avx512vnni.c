@@ -1,0 +1,102 @@
+/* Quantised products with AVX-512 VNNI: a strip is one vector, up to 12 rows side by side. */
+#if defined(__x86_64__)
+#include "quantised.h"
+
+#include <immintrin.h>
+
+#define CODE __attribute__((target("avx512f,avx512bw,avx512vl,avx512vnni")))
+
+enum { MOST_ROWS = 12, AHEAD = 2048 };
+
+/* Memory delivers a strip slower than it is computed, and prefetchers stop at page ends. */
+#define PREFETCH(p) _mm_prefetch((const char *)(p), _MM_HINT_T0)
+
+typedef struct {
+    const product_job *job;
+    int64_t strip;
+    __m512 scales, bias;
+    __mmask16 lanes;
+    bool has_bias;
+} strip_view;
+
+CODE static strip_view view_of(const product_job *job, int64_t strip) {
+    const quantised_matrix *w = job->w;
+    int64_t first = strip * STRIP, left = w->columns - first;
+    strip_view v = {.job = job, .strip = strip, .has_bias = w->bias != NULL};
+    v.lanes = left >= STRIP ? 0xFFFF : (__mmask16)((1u << left) - 1);
+    v.scales = _mm512_maskz_loadu_ps(v.lanes, w->scales + first);
+    v.bias = v.has_bias ? _mm512_maskz_loadu_ps(v.lanes, w->bias + first) : _mm512_setzero_ps();
+    return v;
+}
+
+CODE static inline void finish(const strip_view *v, int64_t row, __m512 total) {
+    float *out = v->job->out + row * v->job->w->columns + v->strip * STRIP;
+    __m512 y = _mm512_mul_ps(total, v->scales);
+    if (v->has_bias) y = _mm512_add_ps(y, v->bias);
+    if (v->job->add) y = _mm512_add_ps(_mm512_maskz_loadu_ps(v->lanes, out), y);
+    _mm512_mask_storeu_ps(out, v->lanes, y);
+}
+
+/* `rows` is a constant after inlining, so that all sums stay in registers. */
+__attribute__((always_inline)) CODE static inline void rows_by_strip(const int rows,
+                                                                     const strip_view *v,
+                                                                     int64_t row) {
+    const quantised_rows *x = v->job->x;
+    const uint8_t *w = v->job->w->packed + v->strip * STRIP * x->depth;
+    const int8_t *values = x->values + row * x->depth;
+    const int64_t depth = x->depth, groups = x->groups, group = x->group;
+    __m512 total[MOST_ROWS];
+#pragma GCC unroll 12
+    for (int r = 0; r < rows; r++) total[r] = _mm512_setzero_ps();
+    for (int64_t g = 0; g < groups; g++, values += group) {
+        const int32_t *offsets = x->offsets + row * groups + g;
+        const float *scales = x->scales + row * groups + g;
+        __m512i sum[MOST_ROWS];
+#pragma GCC unroll 12
+        for (int r = 0; r < rows; r++) sum[r] = _mm512_set1_epi32(offsets[r * groups]);
+#pragma GCC unroll 4
+        for (int64_t k = 0; k < group; k += QUAD, w += STRIP * QUAD) {
+            __m512i weights = _mm512_loadu_si512(w);
+            if (rows <= 4) PREFETCH(w + AHEAD);
+#pragma GCC unroll 12
+            for (int r = 0; r < rows; r++)
+                sum[r] = _mm512_dpbusd_epi32(sum[r], weights,
+                                             _mm512_set1_epi32(quad_at(values + r * depth + k)));
+        }
+#pragma GCC unroll 12
+        for (int r = 0; r < rows; r++)
+            total[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[r]), _mm512_set1_ps(scales[r * groups]),
+                                       total[r]);
+    }
+#pragma GCC unroll 12
+    for (int r = 0; r < rows; r++) finish(v, row + r, total[r]);
+}
+
+CODE static void rows_by_number(int64_t rows, const strip_view *v, int64_t row) {
+    switch (rows) {
+        case 1: rows_by_strip(1, v, row); break;
+        case 2: rows_by_strip(2, v, row); break;
+        case 3: rows_by_strip(3, v, row); break;
+        case 4: rows_by_strip(4, v, row); break;
+        case 5: rows_by_strip(5, v, row); break;
+        case 6: rows_by_strip(6, v, row); break;
+        case 7: rows_by_strip(7, v, row); break;
+        case 8: rows_by_strip(8, v, row); break;
+        case 9: rows_by_strip(9, v, row); break;
+        case 10: rows_by_strip(10, v, row); break;
+        case 11: rows_by_strip(11, v, row); break;
+        case 12: rows_by_strip(12, v, row); break;
+    }
+}
+
+CODE void products_avx512vnni(const product_job *job, product_part part, void *scratch) {
+    (void)scratch;
+    for (int64_t strip = part.strip; strip < part.strip_end; strip++) {
+        strip_view v = view_of(job, strip);
+        for (int64_t row = part.row; row < part.row_end; row += MOST_ROWS) {
+            int64_t left = part.row_end - row;
+            rows_by_number(left < MOST_ROWS ? left : MOST_ROWS, &v, row);
+        }
+    }
+}
+#endif

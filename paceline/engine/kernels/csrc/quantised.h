@@ -1,0 +1,66 @@
+/* Products of int8 weights and int8 activations: formats, and who computes them.
+
+   A matrix [columns, depth] has one scale per output column. A row of activations has one scale per
+   group of `group` elements; sums within a group are exact integers, and groups are added up in
+   order with fused multiply-adds, so that an output has the same bits on every instruction set,
+   in any batch and on any number of threads. */
+#ifndef PACELINE_QUANTISED_H
+#define PACELINE_QUANTISED_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+enum { STRIP = 16, QUAD = 4, WEIGHT_ZERO = 128 };
+
+/* `packed`: [strips, depth / QUAD, STRIP, QUAD] bytes, each a weight plus WEIGHT_ZERO; columns
+   beyond the last are filled up with zero weights. `bias` may be NULL. */
+typedef struct {
+    const uint8_t *packed;
+    const float *scales, *bias;
+    int64_t columns, depth;
+} quantised_matrix;
+
+/* Of one batch. `offsets` are -WEIGHT_ZERO times the sum of a group's values, which makes up for
+   the weights' zero. `depth` is that of the packed matrix: groups of 1 or 2 are filled up to a
+   QUAD with zeros. */
+typedef struct {
+    int8_t *values;   /* [rows, depth] */
+    float *scales;    /* [rows, groups] */
+    int32_t *offsets; /* [rows, groups] */
+    int64_t rows, depth, groups, group;
+} quantised_rows;
+
+/* out[row][column] = x[row] . w[column] + bias, or += if `add`. */
+typedef struct {
+    const quantised_rows *x;
+    const quantised_matrix *w;
+    float *out; /* [rows, columns] */
+    bool add;
+} product_job;
+
+/* Rows and strips of a product, [from, to) each. */
+typedef struct {
+    int64_t row, row_end, strip, strip_end;
+} product_part;
+
+/* `scratch`: product_scratch_bytes(depth) bytes of the thread's own, 64-byte aligned. */
+typedef void (*product_kernel)(const product_job *job, product_part part, void *scratch);
+
+static inline int64_t product_scratch_bytes(int64_t depth) { return depth * STRIP; }
+
+void products_portable(const product_job *job, product_part part, void *scratch);
+#if defined(__x86_64__)
+void products_avx2(const product_job *job, product_part part, void *scratch);
+void products_avxvnni(const product_job *job, product_part part, void *scratch);
+void products_avx512vnni(const product_job *job, product_part part, void *scratch);
+#endif
+
+static inline int64_t strips_of(int64_t columns) { return (columns + STRIP - 1) / STRIP; }
+
+static inline int32_t quad_at(const int8_t *values) {
+    int32_t quad;
+    __builtin_memcpy(&quad, values, sizeof quad);
+    return quad;
+}
+
+#endif

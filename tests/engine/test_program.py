@@ -1,0 +1,100 @@
+"""Layers in C against the same layers in torch."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from paceline.engine import kernels as built_kernels
+from paceline.engine.batch import Limits, lay_out
+from paceline.engine.kernels import Kernels
+from paceline.engine.stage import Stage
+from paceline.types.errors import EngineError
+from paceline.types.model import Shard
+from paceline.types.step import Span
+from tests.engine.tiny import LAYERS, VOCAB
+
+CASES = ["llama", "llama_biases", "mistral_window", "qwen2_window", "qwen3", "qwen3_biases", "gpt2"]
+CASES += ["gpt2_gelu", "rope_yarn"]
+SPANS = [Span(0, 0, 70, (3, 1), False), Span(1, 0, 9, (0,), True)]
+KV_PAGES = 30
+ROWS = sum(span.count for span in SPANS)
+
+
+def _stages(
+    path, kernels: Kernels, monkeypatch: pytest.MonkeyPatch, shard: Shard
+) -> tuple[Stage, Stage]:
+    monkeypatch.setattr(built_kernels, "load", lambda: kernels)
+    return tuple(
+        Stage.load(path, shard, kv_pages=KV_PAGES, ops=ops, dtype="int8")
+        for ops in ("c", "reference")
+    )
+
+
+def _near(found: torch.Tensor, expected: torch.Tensor) -> None:
+    """Sums in another order turn some activation by a step of 1/127 of its group; hardly any."""
+    size = float(expected.abs().max())
+    error = (found - expected).abs()
+    assert error.max() <= 0.02 * size
+    assert error.mean() <= 5e-4 * size
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_layer_is_torchs_layer(kernels, case, tiny, monkeypatch):
+    path = tiny(case).path
+    for index in (0, 4):
+        shard = Shard(start=index, stop=index + 1, layers=LAYERS)
+        ours, oracle = _stages(path, kernels, monkeypatch, shard)
+        draw = torch.Generator().manual_seed(index)
+        x = torch.randn(ROWS, 48, generator=draw)
+        if index == 0:
+            x = torch.randint(VOCAB, (ROWS,), generator=draw)
+        before = x.clone()
+        _near(ours.forward(SPANS, x), oracle.forward(SPANS, x))
+        assert torch.equal(x, before)
+        later = [Span(0, 70, 1, (3, 1), False), Span(1, 9, 20, (0,), True)]
+        _near(ours.forward(later, before[:21]), oracle.forward(later, before[:21]))
+        _near(ours.kv.keys[0].float(), oracle.kv.keys[0].float())
+        _near(ours.kv.values[0].float(), oracle.kv.values[0].float())
+
+
+@pytest.mark.parametrize("case", ["llama_tied", "gpt2", "qwen3"])
+def test_the_head_is_torchs_head(kernels, case, tiny, monkeypatch):
+    shard = Shard(start=LAYERS - 1, stop=LAYERS, layers=LAYERS)
+    ours, oracle = _stages(tiny(case).path, kernels, monkeypatch, shard)
+    x = torch.randn(KV_PAGES, 48, generator=torch.Generator().manual_seed(1))
+    spans = [Span(i, 0, 1, (i,), True) for i in range(KV_PAGES)]
+    expected = oracle.forward(spans, x)
+    found = ours.forward(spans, x)
+    _near(found, expected)
+    some = [Span(i, 0, 1, (i,), i % 3 == 1) for i in range(KV_PAGES)]
+    assert torch.equal(ours.forward(some, x), found[1::3])
+
+
+def test_every_layer_is_told(kernels, tiny, monkeypatch):
+    shard = Shard(start=0, stop=LAYERS, layers=LAYERS)
+    ours, _ = _stages(tiny("llama").path, kernels, monkeypatch, shard)
+    told = []
+    ours.forward(SPANS, torch.zeros(ROWS, dtype=torch.int64), lambda: told.append(len(told)))
+    assert told == list(range(LAYERS))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ({"row_pos": -1}, "position is negative"),
+        ({"row_pos": 128}, "beyond its page table"),
+        ({"row_table": 2}, "names no row of the page tables"),
+        ({"tables": KV_PAGES}, "names a page that the cache does not have"),
+    ],
+)
+def test_rows_that_would_write_out_of_bounds(kernels, tiny, monkeypatch, damage, message):
+    shard = Shard(start=1, stop=3, layers=LAYERS)
+    ours, _ = _stages(tiny("llama").path, kernels, monkeypatch, shard)
+    batch = lay_out(SPANS, Limits(KV_PAGES, 512))
+    x = torch.randn(ROWS, 48)
+    for name, value in damage.items():
+        getattr(batch, name).view(-1)[-2] = value
+    with pytest.raises(EngineError, match=message):
+        ours._decoder.forward(batch, x, lambda: None)
+    assert not ours.kv.keys.any()
