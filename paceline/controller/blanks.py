@@ -44,8 +44,12 @@ def keep_blanks(p: Pass) -> Iterator[Action]:
 
 
 def _look_after(p: Pass, runner: RunnerBook) -> Iterator[Action]:
-    if runner.id not in p.facts.runners:
+    seen = p.facts.runners.get(runner.id)
+    if seen is None:
         yield from await_start(p, runner)
+    elif seen.facts.state is not RunnerState.IDLE and seen.facts.since_s >= p.timing.spare_s:
+        why = f"it is blank, and has been {seen.facts.state} for {seen.facts.since_s:.0f} s"
+        yield from kill(p, runner, why)
     elif is_silent(p.facts, p.book, runner.id, p.now, p.timing):
         yield from kill(p, runner, "it is blank, and says nothing", grace_s=0.0)
 

@@ -6,7 +6,6 @@ the moment the controller itself was last awake, whichever is later: who slept c
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Collection, Mapping
 
 import msgspec
@@ -81,7 +80,6 @@ class Observer:
         self._cluster_id = cluster_id
         self._started_at = self._awake_since = self._last_tick = now
         self._nodes: dict[NodeName, NodeSeen] = {}
-        self._superseded: deque[str] = deque(maxlen=MAX_SPEAKERS)
         self._runners: dict[RunnerId, RunnerSeen] = {}
         self._gateways: dict[GatewayId, GatewaySeen] = {}
 
@@ -134,16 +132,9 @@ class Observer:
 
     def _take_node(self, node: NodeFacts, number: int, now: float) -> bool:
         before = self._nodes.get(node.name)
-        if node.incarnation in self._superseded:
-            # Which of two is newer is not to be seen, but one that is gone does not go on beating.
-            if before is None or self._silence_s(before, now) <= self._timing.lost_s:
-                return False
-            self._superseded.remove(node.incarnation)
         steady_since = -float("inf")
         if before is not None:
-            if before.facts.incarnation != node.incarnation:
-                self._superseded.append(before.facts.incarnation)
-            elif _is_overtaken(number, before):
+            if self._is_old_news(node, number, before, now):
                 return False
             was_steady = self._silence_s(before, now) <= self._timing.suspect_s
             steady_since = before.steady_since if was_steady else now
@@ -153,6 +144,14 @@ class Observer:
             facts=node, heard_at=now, steady_since=steady_since, number=number
         )
         return True
+
+    def _is_old_news(self, node: NodeFacts, number: int, before: NodeSeen, now: float) -> bool:
+        """Of an earlier incarnation, or overtaken. The node's clock says which started later; it
+        may have been set back, but who is gone does not go on beating."""
+        if node.incarnation == before.facts.incarnation:
+            return _is_overtaken(number, before)
+        is_later = node.started_at > before.facts.started_at
+        return not is_later and self._silence_s(before, now) <= self._timing.lost_s
 
     def _silence_s(self, seen: NodeSeen, now: float) -> float:
         return now - max(seen.heard_at, self._awake_since)

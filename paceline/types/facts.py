@@ -43,6 +43,8 @@ class NodeFacts(msgspec.Struct, frozen=True, kw_only=True):
     cpus: int
     memory_bytes: int
     """What the node offers to runners."""
+    started_at: float = 0.0
+    """Unix seconds by the node's own clock: which of two incarnations is the later."""
     blanks: int = 0
     """How many runners without a seat it keeps ready."""
     probe: ProbeOffer | None = None

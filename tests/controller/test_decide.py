@@ -493,6 +493,19 @@ def test_a_restarted_controller_keeps_the_blank_runner_that_it_finds() -> None:
     assert scene.go() == []
 
 
+def test_a_blank_runner_that_works_for_nobody_is_ended_after_a_while() -> None:
+    """An earlier controller's order came late, and the fetch that it asked for hangs."""
+    scene = Scene()
+    scene.node("n1", blanks=1)
+    scene.go()
+    scene.node("n1", "r-1-1", holding={"r-1-1": BLANK}, blanks=1)
+    scene.blank("r-1-1", "n1", RunnerState.FETCHING)
+    assert scene.go() == []
+    busy = scene.runners["r-1-1"]
+    scene.runners["r-1-1"] = replace(busy, facts=replace(busy.facts, since_s=12.0))
+    assert scene.go()[0] == "r-1-1 on n1 is ended: it is blank, and has been fetching for 12 s"
+
+
 def test_a_blank_runner_too_many_is_ended() -> None:
     scene = Scene()
     scene.node("n1", blanks=1)

@@ -75,6 +75,7 @@ class SimNode:
             return
         self._boots += 1
         self.incarnation = f"{self.name}.{self._boots}"
+        self.started_at = self.world.clock.now
         self.host.boot()
         self.roster = Roster(self.incarnation, self.memory_bytes, self._start)
         self._orders: dict[type, Any] = {
@@ -175,6 +176,7 @@ class SimNode:
             host=self.name,
             cpus=2,
             memory_bytes=self.memory_bytes,
+            started_at=self.started_at,
             blanks=self.blanks,
             probe=ProbeOffer(address=f"probe:{self.incarnation}", public_key=self.incarnation),
             links=self._sound(self.world.clock.now),

@@ -83,6 +83,7 @@ class Supervisor:
         keys = KeyPair.fresh()
         self._echo = Echo.open(keys, directory=settings.runtime)
         self._sounder = Sounder(settings.node, keys)
+        self._started_at = time.time()
         self._stopping = ""
         self._beats = 0
 
@@ -141,6 +142,7 @@ class Supervisor:
             host=socket.gethostname(),
             cpus=settings.threads,
             memory_bytes=settings.memory_bytes,
+            started_at=self._started_at,
             blanks=settings.blanks,
             probe=self._echo.offer,
             links=self._sounder.links,
