@@ -204,7 +204,7 @@ class SimRunner:
                 mailbox.complete(task_id, RunnerEvent.DRAIN_DONE, now)
 
     def _take(self, _: str, message: Any) -> None:
-        if self.hung or self.mailbox is None:
+        if self.exit is not None or self.hung or self.mailbox is None:
             return
         if isinstance(message, Line):
             if self.rank is not None and self.rank.epoch == message.epoch:
