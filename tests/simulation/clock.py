@@ -9,6 +9,8 @@ from typing import Any
 START = 100.0
 """Seconds. Not zero, so that nobody mistakes an unset time for the beginning."""
 
+MOST_EVENTS = 5_000_000
+
 
 class Clock:
     """What is due at the same moment happens in the order in which it was planned."""
@@ -31,6 +33,7 @@ class Clock:
     def run(self, until: float) -> None:
         """Lets everything happen that is due up to `until`; then it is that late."""
         due = self._due
+        assert self._planned < MOST_EVENTS, "something plans itself again and again"
         while due and due[0][0] <= until:
             when, _, what, args = heapq.heappop(due)
             if when > self.now:
