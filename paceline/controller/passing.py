@@ -84,7 +84,10 @@ class Pass:
         return self.now - self.facts.started_at < self.timing.settle_s
 
     def wake_at(self, at: float) -> None:
-        self.next_wake = min(self.next_wake, max(at, self.now))
+        """Look again then. What is past has been looked at in this pass: waking for it at once,
+        over and over, would keep a core busy."""
+        if at > self.now:
+            self.next_wake = min(self.next_wake, at)
 
     def is_ready(self, node: NodeName) -> bool:
         return self.nodes.get(node) is NodeState.READY

@@ -7,6 +7,7 @@ from msgspec.structs import replace
 
 from paceline.controller.actions import OrderAgain, RunnerGone, TellAgain
 from paceline.controller.book import Patience
+from paceline.controller.decide import decide
 from paceline.controller.facts import ModelSeen
 from paceline.planner import human_bytes
 from paceline.planner.memory import PROCESS_BYTES
@@ -504,6 +505,14 @@ def test_a_blank_runner_that_works_for_nobody_is_ended_after_a_while() -> None:
     busy = scene.runners["r-1-1"]
     scene.runners["r-1-1"] = replace(busy, facts=replace(busy.facts, since_s=12.0))
     assert scene.go()[0] == "r-1-1 on n1 is ended: it is blank, and has been fetching for 12 s"
+
+
+def test_a_blank_runner_that_has_no_room_does_not_keep_the_controller_awake() -> None:
+    scene = Scene()
+    scene.node("n1", blanks=1, memory_bytes=1)
+    assert scene.go() == []
+    decision = decide(scene.facts(), scene.book, scene.now)
+    assert decision.next_wake > scene.now
 
 
 def test_a_blank_runner_too_many_is_ended() -> None:
