@@ -102,6 +102,11 @@ class SimRunner:
     def epoch(self) -> Epoch | None:
         return self.mailbox.epoch if self.mailbox else None
 
+    @property
+    def ending(self) -> bool:
+        """Its parent has asked it to end, and it has not yet."""
+        return bool(self._asked) and self.exit is None
+
     def look_soon(self) -> None:
         """Something came or changed: its loop turns now."""
         self._wake(self.world.clock.now)

@@ -148,6 +148,8 @@ class Schedule:
         for runner in world.runners():
             if not runner.pumps:
                 return f"{runner.name} is starting, or hangs"
+            if runner.ending:
+                return f"{runner.name} is ending"
         for known in book.runners.values():
             if known.kill or world.runner(known.id) is None:
                 return f"{known.id} is to end, or has ended"
