@@ -1,7 +1,8 @@
 """The driver's scheduler: schedule → run → complete. Pure decisions, no model and no clock.
 
 A prompt chunk, a decode row and a resumed stream are one and the same thing: ids of a sequence
-that were not yet fed down the line.
+that were not yet fed down the line. Ids that begin as those of another stream did are not fed
+again: its full pages are shared, as long as they are remembered.
 
 Policy
 - Each step takes decode rows first: least recently stepped first, and only this step's share of
@@ -20,6 +21,7 @@ from collections import deque
 
 import msgspec
 
+from paceline.engine.draft import Draft
 from paceline.engine.flight import Flight
 from paceline.engine.pages import pages_for
 from paceline.engine.sequence import Sequence
@@ -98,6 +100,16 @@ class Scheduler:
         return self._slots.pool.total
 
     @property
+    def prefix_queries(self) -> int:
+        """Ids of all streams that were admitted, each time they were."""
+        return self._slots.prefix_queries
+
+    @property
+    def prefix_hits(self) -> int:
+        """Those of them that were not computed, because their pages were there."""
+        return self._slots.prefix_hits
+
+    @property
     def in_flight(self) -> int:
         """Steps that have not come back."""
         return len(self._line)
@@ -108,7 +120,7 @@ class Scheduler:
         return not (self._streams or self._line or self._slots.has_freed)
 
     def check_integrity(self) -> None:
-        """Raises EngineError if a page is lost, doubly owned, or kept by a slot that is gone."""
+        """Raises EngineError if the pages are not as they must be."""
         self._slots.check_integrity()
 
     # --- streams come and go ---------------------------------------------------------------------
@@ -193,27 +205,16 @@ class Scheduler:
         """
         if len(self._line) >= self._batches_in_flight:
             return None
-        rows = {slot: 1 for slot in self._decode_slots()}
-        rows |= self._prompt_rows(self._row_budget - len(rows))
-        if not rows and (self._line or not self._slots.has_freed):
+        draft = Draft(self._next_step)
+        for slot in self._decode_slots():
+            draft.feed(self._slots, slot, 1)
+        self._feed_prompts(draft, self._row_budget - draft.spans)
+        if not draft.spans and (self._line or not self._slots.has_freed):
             return None
-        step = self._step(rows)
-        running = self._slots.running
-        positions = {span.slot: running[span.slot].emitted for span in step.spans if span.sample}
-        self._line.append(Flight(step.number, positions))
-        return step
-
-    def _step(self, rows: dict[int, int]) -> Step:
-        number, self._next_step = self._next_step, self._next_step + 1
-        parts = [(slot, self._slots.running[slot], count) for slot, count in rows.items()]
-        # Whoever has nothing fed is new: rows come with the slot. Spans come last: they feed.
-        return Step(
-            number=number,
-            freed=self._slots.take_freed(),
-            admitted=tuple(seq.admission(slot) for slot, seq, _ in parts if seq.fed == 0),
-            token_ids=tuple(id_ for _, seq, count in parts for id_ in seq.next_ids(count)),
-            spans=tuple(self._slots.feed(slot, count, number) for slot, _, count in parts),
-        )
+        self._next_step += 1
+        self._line.append(draft.flight())
+        self._slots.step_made()
+        return draft.step(freed=self._slots.take_freed())
 
     def _decode_slots(self) -> list[int]:
         running = self._slots.running
@@ -241,22 +242,20 @@ class Scheduler:
         last = next(reversed(self._slots.running))
         self._waiting.appendleft(self._slots.retire(last))
 
-    def _prompt_rows(self, budget: int) -> dict[int, int]:
-        """Rows of each prompt, by slot: first of those that run, then of those that may."""
-        rows: dict[int, int] = {}
-        prompts = deque(s for s, sequence in self._slots.running.items() if not sequence.decoding)
-        while budget > 0:
-            slot = prompts.popleft() if prompts else self._admit_next()
-            if slot is None:
-                break
-            rows[slot] = min(self._slots.running[slot].pending, budget)
-            budget -= rows[slot]
-        return rows
+    def _feed_prompts(self, draft: Draft, budget: int) -> None:
+        """Chunks of the prompts of those that run, and of those that now may."""
+        self._admit()
+        prompts = [s for s, sequence in self._slots.running.items() if not sequence.decoding]
+        for slot in prompts:
+            self._slots.share_known(slot)
+            if budget > 0 and self._slots.may_feed(slot):
+                rows = min(self._slots.running[slot].pending, budget)
+                draft.feed(self._slots, slot, rows)
+                budget -= rows
 
-    def _admit_next(self) -> int | None:
-        if not self._waiting or not self._slots.can_admit(self._waiting[0]):
-            return None
-        return self._slots.admit(self._waiting.popleft())
+    def _admit(self) -> None:
+        while self._waiting and self._slots.can_admit(self._waiting[0]):
+            self._slots.admit(self._waiting.popleft())
 
     # --- complete --------------------------------------------------------------------------------
 

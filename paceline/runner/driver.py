@@ -185,6 +185,8 @@ class Driver:
             pages_free=scheduler.pages_free,
             pages_total=scheduler.pages_total,
             tokens_emitted=self._emitted,
+            prefix_queries=scheduler.prefix_queries,
+            prefix_hits=scheduler.prefix_hits,
         )
 
     def _send(self, peer: bytes, message: FromDriver) -> None:
