@@ -6,9 +6,9 @@ again: its full pages are shared, as long as they are remembered.
 
 Policy
 - Each step takes decode rows first: least recently stepped first, and only this step's share of
-  all decoding sequences, so that every batch in flight has some. What is left of the row budget
-  goes to prompt chunks in order of arrival. Nobody overtakes.
-- A sequence is admitted when pages for all its ids are free, with some to spare, and takes further
+  all decoding sequences, so that every batch in flight has some. To them come chunks of prompts,
+  as many rows as `StepCost` finds good, shared out by `chunks`.
+- Pages are given in order of arrival, and there nobody overtakes. A sequence is admitted when pages for all its ids are free, with some to spare, and takes further
   ones as it grows. When none is left, the sequence that came last gives all of its own back, waits
   at the head of the queue, and is prefilled again from its ids; a sample still in flight for it is
   dropped, and drawn the same again. The oldest sequence gives way to nobody, and `submit` has made
@@ -21,11 +21,13 @@ from collections import deque
 
 import msgspec
 
+from paceline.engine.chunks import share_out
 from paceline.engine.draft import Draft
 from paceline.engine.flight import Flight
 from paceline.engine.pages import pages_for
 from paceline.engine.sequence import Sequence
 from paceline.engine.slots import SlotTable
+from paceline.engine.stepcost import StepCost
 from paceline.types.errors import EngineError, InvalidRequest, Unavailable
 from paceline.types.ids import StreamId
 from paceline.types.limits import validate_record
@@ -59,9 +61,11 @@ class Scheduler:
         max_running: int = 64,
         max_waiting: int = 256,
         batches_in_flight: int = 1,
+        cost: StepCost | None = None,
     ) -> None:
-        """`row_budget` is per step. As many `batches_in_flight` as the line has ranks, or more,
-        keep every rank at work."""
+        """`row_budget` is per step; how many of them prompts get follows from `cost`, if that is
+        known. As many `batches_in_flight` as the line has ranks, or more, keep every rank at work.
+        """
         if min(pages, max_context, vocab_size, row_budget) < 1:
             raise EngineError("pages, max_context, vocab_size and row_budget must be at least 1")
         if min(max_running, max_waiting, batches_in_flight) < 1:
@@ -72,6 +76,7 @@ class Scheduler:
         self._row_budget = row_budget
         self._max_waiting = max_waiting
         self._batches_in_flight = batches_in_flight
+        self._cost = cost or StepCost(row_budget)
 
         self._streams: dict[StreamId, Sequence] = {}
         self._ended: dict[StreamId, int] = {}
@@ -208,7 +213,7 @@ class Scheduler:
         draft = Draft(self._next_step)
         for slot in self._decode_slots():
             draft.feed(self._slots, slot, 1)
-        self._feed_prompts(draft, self._row_budget - draft.spans)
+        self._feed_prompts(draft)
         if not draft.spans and (self._line or not self._slots.has_freed):
             return None
         self._next_step += 1
@@ -242,16 +247,22 @@ class Scheduler:
         last = next(reversed(self._slots.running))
         self._waiting.appendleft(self._slots.retire(last))
 
-    def _feed_prompts(self, draft: Draft, budget: int) -> None:
+    def _feed_prompts(self, draft: Draft) -> None:
         """Chunks of the prompts of those that run, and of those that now may."""
         self._admit()
-        prompts = [s for s, sequence in self._slots.running.items() if not sequence.decoding]
-        for slot in prompts:
-            self._slots.share_known(slot)
-            if budget > 0 and self._slots.may_feed(slot):
-                rows = min(self._slots.running[slot].pending, budget)
+        pending: dict[int, int] = {}
+        decoding = False
+        for slot, sequence in self._slots.running.items():
+            if sequence.decoding:
+                decoding = True
+            else:
+                self._slots.share_known(slot)
+                pending[slot] = sequence.pending
+        good = self._cost.prompt_rows(draft.spans or int(decoding), sum(pending.values()))
+        budget = min(good, self._row_budget - draft.spans)
+        for slot, rows in share_out(pending, budget).items():
+            if self._slots.may_feed(slot):
                 draft.feed(self._slots, slot, rows)
-                budget -= rows
 
     def _admit(self) -> None:
         while self._waiting and self._slots.can_admit(self._waiting[0]):

@@ -12,6 +12,8 @@ from typing import Protocol
 import structlog
 
 from paceline.engine.scheduler import Completion, Scheduler
+from paceline.engine.stepcost import StepCost
+from paceline.runner.trips import Trips
 from paceline.types.errors import InvalidRequest, PacelineError, Unavailable
 from paceline.types.facts import StreamLoad
 from paceline.types.ids import StreamId
@@ -60,8 +62,11 @@ class _Held:
 class Driver:
     """Streams of one line in one epoch. Times are monotonic seconds, given by the caller."""
 
-    def __init__(self, scheduler: Scheduler, front: Front) -> None:
+    def __init__(self, scheduler: Scheduler, cost: StepCost, front: Front) -> None:
+        """`cost` is the scheduler's: it is told here how long steps take."""
         self.scheduler = scheduler
+        self._cost = cost
+        self._trips = Trips()
         self._front = front
         self._held: dict[StreamId, _Held] = {}
         self._backlog: dict[bytes, _Backlog] = {}
@@ -127,12 +132,18 @@ class Driver:
 
     # --- steps ---------------------------------------------------------------------------------
 
-    def next_step(self) -> Step | None:
-        return self.scheduler.schedule()
+    def next_step(self, now: float) -> Step | None:
+        step = self.scheduler.schedule()
+        if step is not None:
+            self._trips.left(step, now)
+        return step
 
-    def complete(self, sampled: Sampled) -> None:
+    def complete(self, sampled: Sampled, now: float) -> None:
         """A step has left the line: hand its tokens to the gateways that wait for them."""
         completion = self.scheduler.complete(sampled)
+        trip = self._trips.returned(now)
+        if trip.decode_rows or trip.prompt_rows:
+            self._cost.measured(trip.decode_rows, trip.prompt_rows, trip.took_s)
         self._emitted += len(completion.tokens)
         for peer, (tokens, finished) in self._by_peer(completion).items():
             self._send(peer, Tokens(tokens=tuple(tokens), finished=tuple(finished)))

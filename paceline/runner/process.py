@@ -17,6 +17,7 @@ import zmq
 
 from paceline.engine.pace import seconds_per_byte
 from paceline.engine.scheduler import Scheduler
+from paceline.engine.stepcost import StepCost
 from paceline.lifecycle import RunnerEvent
 from paceline.process.home import Home
 from paceline.process.memory import anonymous_bytes
@@ -39,6 +40,9 @@ from paceline.types.timing import DEFAULT_TIMING
 
 PUMP_S = 0.05
 """How often a line is looked after when nothing arrives."""
+
+ROWS_PER_STEP = 512
+"""The most rows of a step: enough for products at full speed."""
 
 log = structlog.get_logger("runner")
 
@@ -327,14 +331,17 @@ class Runner:
 def _driver(line: Line, loaded: Loaded, task: Connect) -> Driver | None:
     if line.front is None:
         return None
+    cost = StepCost(ROWS_PER_STEP, ranks=task.world_size)
     scheduler = Scheduler(
         pages=loaded.kv_pages,
         max_context=loaded.max_context,
         vocab_size=loaded.vocab_size,
         batches_in_flight=task.world_size,
         eos_ids=loaded.eos_ids,
+        row_budget=ROWS_PER_STEP,
+        cost=cost,
     )
-    return Driver(scheduler, line.front)
+    return Driver(scheduler, cost, line.front)
 
 
 def _cause(error: BaseException) -> str:

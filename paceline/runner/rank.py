@@ -119,7 +119,7 @@ class Rank:
     def _start_steps(self, driver: Driver) -> None:
         if not self.line.established:
             return
-        while (step := driver.next_step()) is not None:
+        while (step := driver.next_step(self._clock())) is not None:
             self._rows_in_flight.append(step.rows)
             if len(self._rows_in_flight) == 1:
                 self._round_trip.begin("round trip", step.rows)
@@ -161,7 +161,7 @@ class Rank:
             self._lose(str(broken))
 
     def _sampled(self, driver: Driver, sampled: Sampled) -> None:
-        driver.complete(sampled)
+        driver.complete(sampled, self._clock())
         self._rows_in_flight.popleft()
         self._round_trip.end()
         if self._rows_in_flight:
