@@ -8,11 +8,12 @@ Policy
 - Each step takes decode rows first: least recently stepped first, and only this step's share of
   all decoding sequences, so that every batch in flight has some. To them come chunks of prompts,
   as many rows as `StepCost` finds good, shared out by `chunks`.
-- Pages are given in order of arrival, and there nobody overtakes. A sequence is admitted when pages for all its ids are free, with some to spare, and takes further
-  ones as it grows. When none is left, the sequence that came last gives all of its own back, waits
-  at the head of the queue, and is prefilled again from its ids; a sample still in flight for it is
-  dropped, and drawn the same again. The oldest sequence gives way to nobody, and `submit` has made
-  sure that it fits alone: somebody always moves.
+- Pages are given in order of arrival, and there nobody overtakes. A sequence is admitted when
+  pages for all its ids are free, with some to spare, and takes further ones as it grows. When none
+  is left, the sequence that came last gives all of its own back, waits at the head of the queue,
+  and is prefilled again from its ids; a sample still in flight for it is dropped, and drawn the
+  same again. The oldest sequence gives way to nobody, and `submit` has made sure that it fits
+  alone: somebody always moves.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from paceline.engine.pages import pages_for
 from paceline.engine.sequence import Sequence
 from paceline.engine.slots import SlotTable
 from paceline.engine.stepcost import StepCost
-from paceline.types.errors import EngineError, InvalidRequest, Unavailable
+from paceline.types.errors import EngineError, InvalidRequest, QueueFull
 from paceline.types.ids import StreamId
 from paceline.types.limits import validate_record
 from paceline.types.model import PAGE_TOKENS
@@ -134,7 +135,7 @@ class Scheduler:
         """Queues a stream; one whose record ended it already gets its end back at once.
 
         A repeated or older attempt changes nothing; a higher one first cancels the lower. Raises
-        InvalidRequest for what can never run here, Unavailable while the queue is full.
+        InvalidRequest for what can never run here, QueueFull while the queue is.
         """
         newest = self._newest_attempt(record.stream_id)
         if newest is not None and newest >= record.attempt:
@@ -147,7 +148,7 @@ class Scheduler:
             self._note_end(record.stream_id, record.attempt)
             return sequence.finished(reason)
         if len(self._waiting) >= self._max_waiting:
-            raise Unavailable(f"{len(self._waiting)} streams are waiting already; try again later")
+            raise QueueFull(f"{len(self._waiting)} streams are waiting already; try again later")
         self._streams[record.stream_id] = sequence
         self._waiting.append(sequence)
         return None

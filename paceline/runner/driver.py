@@ -14,7 +14,8 @@ import structlog
 from paceline.engine.scheduler import Completion, Scheduler
 from paceline.engine.stepcost import StepCost
 from paceline.runner.trips import Trips
-from paceline.types.errors import InvalidRequest, PacelineError, Unavailable
+from paceline.runner.turnover import Turnover
+from paceline.types.errors import InvalidRequest, PacelineError, QueueFull, Unavailable
 from paceline.types.facts import StreamLoad
 from paceline.types.ids import StreamId
 from paceline.types.step import Sampled, Step
@@ -38,6 +39,9 @@ RENEWAL_S = 30.0
 
 MAX_BACKLOG = 2048
 """Messages kept for a gateway that reads slowly; past it, its streams are cancelled."""
+
+RETURNING_PART = 8
+"""Who finds the queue full is asked back when one part in so many of it will have moved on."""
 
 log = structlog.get_logger("driver")
 
@@ -67,6 +71,7 @@ class Driver:
         self.scheduler = scheduler
         self._cost = cost
         self._trips = Trips()
+        self._turnover = Turnover()
         self._front = front
         self._held: dict[StreamId, _Held] = {}
         self._backlog: dict[bytes, _Backlog] = {}
@@ -100,21 +105,24 @@ class Driver:
             ended = self.scheduler.submit(record)
         except PacelineError as error:
             log.info("stream_rejected", stream=record.stream_id, reason=str(error))
-            self._send(
-                peer,
-                Rejected(
-                    stream_id=record.stream_id,
-                    attempt=record.attempt,
-                    code=error.code,
-                    message=str(error),
-                    retry=not isinstance(error, InvalidRequest),
-                ),
-            )
+            self._send(peer, self._rejected(record, error, now))
             return
         if ended is not None:  # the record's last token had ended it already
             self._send(peer, Tokens(tokens=(), finished=(ended,)))
         else:
             self._held[record.stream_id] = _Held(peer, record.attempt, now)
+
+    def _rejected(self, record: StreamRecord, error: PacelineError, now: float) -> Rejected:
+        full = isinstance(error, QueueFull)
+        places = self.scheduler.waiting // RETURNING_PART + 1
+        return Rejected(
+            stream_id=record.stream_id,
+            attempt=record.attempt,
+            code=error.code,
+            message=str(error),
+            retry=not isinstance(error, InvalidRequest),
+            retry_after_s=self._turnover.wait_s(places, now) if full else None,
+        )
 
     def _cancel(self, stream_id: StreamId, attempt: int) -> None:
         held = self._held.get(stream_id)
@@ -148,6 +156,7 @@ class Driver:
         for peer, (tokens, finished) in self._by_peer(completion).items():
             self._send(peer, Tokens(tokens=tuple(tokens), finished=tuple(finished)))
         for end in completion.finished:
+            self._turnover.ended(now)
             self._held.pop(end.stream_id, None)
             self.warmed = self.warmed or end.stream_id == self._warm_up
 
