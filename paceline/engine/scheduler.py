@@ -76,7 +76,8 @@ class Scheduler:
         self._eos_ids = eos_ids
         self._row_budget = row_budget
         self._max_waiting = max_waiting
-        self._batches_in_flight = batches_in_flight
+        self.batches_in_flight = batches_in_flight
+        """May be changed at any time."""
         self._cost = cost or StepCost(row_budget)
 
         self._streams: dict[StreamId, Sequence] = {}
@@ -209,7 +210,7 @@ class Scheduler:
 
         Steps without spans, which only tell of freed slots, are made when the line is empty.
         """
-        if len(self._line) >= self._batches_in_flight:
+        if len(self._line) >= self.batches_in_flight:
             return None
         draft = Draft(self._next_step)
         for slot in self._decode_slots():
@@ -225,7 +226,7 @@ class Scheduler:
     def _decode_slots(self) -> list[int]:
         running = self._slots.running
         decoding = [slot for slot, sequence in running.items() if sequence.decoding]
-        share = -(-len(decoding) // self._batches_in_flight)
+        share = -(-len(decoding) // self.batches_in_flight)
         ready = sorted(
             (slot for slot in decoding if running[slot].pending),
             key=lambda slot: running[slot].last_step,

@@ -13,6 +13,7 @@ import structlog
 
 from paceline.engine.scheduler import Completion, Scheduler
 from paceline.engine.stepcost import StepCost
+from paceline.runner.depth import Depth
 from paceline.runner.trips import Trips
 from paceline.runner.turnover import Turnover
 from paceline.types.errors import InvalidRequest, PacelineError, QueueFull, Unavailable
@@ -66,10 +67,12 @@ class _Held:
 class Driver:
     """Streams of one line in one epoch. Times are monotonic seconds, given by the caller."""
 
-    def __init__(self, scheduler: Scheduler, cost: StepCost, front: Front) -> None:
-        """`cost` is the scheduler's: it is told here how long steps take."""
+    def __init__(self, scheduler: Scheduler, cost: StepCost, depth: Depth, front: Front) -> None:
+        """`cost` is the scheduler's: it is told here how long steps take. `depth` says how many
+        of them the scheduler is to have in flight."""
         self.scheduler = scheduler
         self._cost = cost
+        self._depth = depth
         self._trips = Trips()
         self._turnover = Turnover()
         self._front = front
@@ -152,6 +155,9 @@ class Driver:
         trip = self._trips.returned(now)
         if trip.decode_rows or trip.prompt_rows:
             self._cost.measured(trip.decode_rows, trip.prompt_rows, trip.took_s)
+            times = sampled.times
+            self._depth.measured(trip.trip_s - times.waited_s, times.slowest_s)
+            self.scheduler.batches_in_flight = self._depth.batches
         self._emitted += len(completion.tokens)
         for peer, (tokens, finished) in self._by_peer(completion).items():
             self._send(peer, Tokens(tokens=tuple(tokens), finished=tuple(finished)))

@@ -21,6 +21,7 @@ from paceline.engine.stepcost import StepCost
 from paceline.lifecycle import RunnerEvent
 from paceline.process.home import Home
 from paceline.process.memory import anonymous_bytes
+from paceline.runner.depth import Depth
 from paceline.runner.driver import Driver
 from paceline.runner.jobs import Loaded, fetch, load
 from paceline.runner.line import Line
@@ -117,10 +118,11 @@ class Runner:
     def _turn(self) -> None:
         self._wait()
         now = self._clock()
-        self._read_control(now)
+        # First what other ranks wait for.
         self._worker.collect()
         if self._rank is not None:
             self._rank.pump(now)
+        self._read_control(now)
         self._follow_up(now)
         self._beat(self._clock())
 
@@ -331,17 +333,17 @@ class Runner:
 def _driver(line: Line, loaded: Loaded, task: Connect) -> Driver | None:
     if line.front is None:
         return None
-    cost = StepCost(ROWS_PER_STEP, ranks=task.world_size)
+    cost, depth = StepCost(ROWS_PER_STEP, ranks=task.world_size), Depth(task.world_size)
     scheduler = Scheduler(
         pages=loaded.kv_pages,
         max_context=loaded.max_context,
         vocab_size=loaded.vocab_size,
-        batches_in_flight=task.world_size,
+        batches_in_flight=depth.batches,
         eos_ids=loaded.eos_ids,
         row_budget=ROWS_PER_STEP,
         cost=cost,
     )
-    return Driver(scheduler, cost, line.front)
+    return Driver(scheduler, cost, depth, line.front)
 
 
 def _cause(error: BaseException) -> str:

@@ -16,6 +16,8 @@ class Trip(msgspec.Struct, frozen=True):
     prompt_rows: int
     took_s: float
     """Of the line's time, which the steps before it had until they came back."""
+    trip_s: float
+    """From its start, whoever else was on the way."""
 
 
 class Trips:
@@ -34,4 +36,4 @@ class Trips:
         took_s = now - max(left_at, self._returned_at)
         self._returned_at = now
         decode_rows = sum(span.count == 1 for span in step.spans)
-        return Trip(decode_rows, step.rows - decode_rows, took_s)
+        return Trip(decode_rows, step.rows - decode_rows, took_s, now - left_at)

@@ -44,7 +44,7 @@ class FakeLine:
 
     def __init__(self, *, row_budget: int, batches_in_flight: int) -> None:
         self._row_budget = row_budget
-        self._batches_in_flight = batches_in_flight
+        self.batches_in_flight = batches_in_flight
         self._steps: deque[Step] = deque()
         self._tables: dict[int, set[int]] = {}
         self._fed: dict[int, int] = {}
@@ -85,7 +85,7 @@ class FakeLine:
             self._check_span(span, step)
         self._steps.append(step)
         self.computed += step.rows
-        assert len(self._steps) <= self._batches_in_flight
+        assert len(self._steps) <= self.batches_in_flight
 
     def _check_span(self, span: Span, step: Step) -> None:
         assert span.count > 0

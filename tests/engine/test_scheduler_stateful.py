@@ -161,6 +161,11 @@ class SchedulerMachine(RuleBasedStateMachine):
             if self.line.in_flight > lag:
                 self.complete()
 
+    @rule(batches=st.integers(1, 4))
+    def fill_with(self, batches: int) -> None:
+        self.scheduler.batches_in_flight = batches
+        self.line.batches_in_flight = max(batches, self.line.in_flight)
+
     @invariant()
     def bounds_hold(self) -> None:
         if hasattr(self, "scheduler"):

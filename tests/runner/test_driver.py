@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from paceline.engine.scheduler import Scheduler
 from paceline.engine.stepcost import StepCost
+from paceline.runner.depth import MOST, Depth
 from paceline.runner.driver import Driver
 from paceline.runner.turnover import LONGEST_S, UNMEASURED_S, Turnover
 from paceline.types.ids import StreamId
+from paceline.types.step import Times
 from paceline.types.stream import (
     Finished,
     FromDriver,
@@ -35,7 +38,7 @@ class Desk:
             pages=200, max_context=8000, vocab_size=VOCAB, eos_ids=frozenset({EOS}),
             cost=self.cost, **bounds,
         )  # fmt: skip
-        self.driver = Driver(self.scheduler, self.cost, self)
+        self.driver = Driver(self.scheduler, self.cost, Depth(1), self)
         self.driver.refusing = None
         self.line = FakeLine(row_budget=512, batches_in_flight=1)
         self._row_s, self._step_s = row_s, step_s
@@ -51,15 +54,16 @@ class Desk:
         record = StreamRecord(stream_id=StreamId(name), attempt=0, prompt_ids=ids, params=params)
         self.driver.receive(GATEWAY, Submit(record), self.now)
 
-    def step(self) -> float | None:
-        """One step; what it took, or None if there was none to do."""
+    def step(self, worked_s: float = 0.0) -> float | None:
+        """One step, on which a rank computed so long; what it took, or None if there was none."""
         step = self.driver.next_step(self.now)
         if step is None:
             return None
         self.line.send(step)
         took_s = self._step_s + self._row_s * step.rows
         self.now += took_s
-        self.driver.complete(self.line.run(), self.now)
+        times = Times(slowest_s=worked_s)
+        self.driver.complete(msgspec.structs.replace(self.line.run(), times=times), self.now)
         return took_s
 
     def tokens(self, name: str) -> list[Token]:
@@ -140,3 +144,36 @@ def test_the_time_to_come_again_follows_the_pace() -> None:
     for i in range(200):
         turnover.ended(100 + i * 2.0)
     assert turnover.wait_s(8, 498.0) in (16, 17)
+
+
+def round_trips(depth: Depth, ratio: float, times: int = 500) -> int:
+    for _ in range(times):
+        depth.measured(ratio * 0.010, 0.010)
+    return depth.batches
+
+
+def test_a_line_has_as_many_batches_as_a_trip_takes_of_its_slowest_rank() -> None:
+    assert round_trips(Depth(1), 1.1) == 1
+    assert round_trips(Depth(2), 1.6) == 2, "never fewer than ranks"
+    assert round_trips(Depth(2), 2.2) == 2, "half a batch of waiting is cheaper than a smaller one"
+    assert round_trips(Depth(2), 3.1) == 3
+    assert round_trips(Depth(2), 50.0) == 4
+    assert round_trips(Depth(12), 50.0) == MOST
+    assert round_trips(Depth(20), 50.0) == 20
+
+
+def test_one_late_step_changes_no_depth_and_a_link_that_got_better_does() -> None:
+    depth = Depth(2)
+    assert round_trips(depth, 20.0, times=1) == 2
+    assert round_trips(depth, 4.0) == 4
+    depth.measured(0.01, 0.0)
+    assert round_trips(depth, 2.0) == 2
+
+
+def test_the_driver_fills_a_slow_line() -> None:
+    desk = Desk(step_s=0.040)
+    for i in range(4):
+        desk.submit(f"s{i}", max_tokens=400)
+    while desk.step(worked_s=0.020) is not None:
+        pass
+    assert desk.scheduler.batches_in_flight == 2
