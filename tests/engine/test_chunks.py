@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from paceline.engine.chunks import FIRST_COMER, share_out
+from paceline.engine.stepcost import StepCost
 from paceline.types.ids import StreamId
 from tests.engine.test_prefix import tale, telling
 from tests.engine.test_scheduler import drain, ends, fill, line_of, make
@@ -67,3 +68,31 @@ def test_a_long_prompt_is_through_in_bounded_time_whoever_comes(
         finished |= {end.stream_id for end in scheduler.complete(line.run()).finished}
         steps += 1
         assert steps <= FIRST_COMER * 1000 / budget + 1
+
+
+def test_chunks_of_one_prompt_are_on_all_ranks_at_once() -> None:
+    scheduler = make(batches_in_flight=3, cost=StepCost(512, ranks=3))
+    line = line_of(3)
+    scheduler.submit(telling("a", tale(700)))
+    steps = fill(scheduler, line)
+    assert [(span.start, span.count) for step in steps for span in step.spans] == [
+        (0, 128),
+        (128, 128),
+        (256, 128),
+    ]
+    assert len(ends(drain(scheduler, line))) == 1
+
+
+def test_a_prompt_beside_a_stream_of_another_batch_keeps_to_its_measure_too() -> None:
+    cost = StepCost(512, ranks=2)
+    scheduler = make(batches_in_flight=2, cost=cost)
+    line = line_of(2)
+    scheduler.submit(telling("decodes", tale(4), max_tokens=50))
+    fill(scheduler, line)
+    scheduler.complete(line.run())
+    cost.measured(1, 0, 0.010)
+    cost.measured(1, 32, 0.010 + 32 * 0.0005)
+    scheduler.submit(telling("prompt", tale(400, start=2)))
+    with_stream, without = fill(scheduler, line)
+    assert sorted(span.count for span in with_stream.spans) == [1, 16]
+    assert [span.count for span in without.spans] == [16]
