@@ -26,6 +26,7 @@ STREAM_SILENCE_S = 120.0
 _ERRORS: dict[int, type[PacelineError]] = {
     400: InvalidRequest,
     404: NotFound,
+    429: Unavailable,
     503: Unavailable,
     504: DeadlineExceeded,
 }

@@ -47,4 +47,6 @@ def _route(facts: Facts, inst: InstanceBook) -> Route | None:
         running=load.running if load else 0,
         waiting=load.waiting if load else 0,
         pages_total=load.pages_total if load else seen.facts.kv_pages,
+        prefix_queries=load.prefix_queries if load else 0,
+        prefix_hits=load.prefix_hits if load else 0,
     )

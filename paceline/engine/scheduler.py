@@ -1,17 +1,19 @@
 """The driver's scheduler: schedule → run → complete. Pure decisions, no model and no clock.
 
 A prompt chunk, a decode row and a resumed stream are one and the same thing: ids of a sequence
-that were not yet fed down the line.
+that were not yet fed down the line. Ids that begin as those of another stream did are not fed
+again: its full pages are shared, as long as they are remembered.
 
 Policy
 - Each step takes decode rows first: least recently stepped first, and only this step's share of
-  all decoding sequences, so that every batch in flight has some. What is left of the row budget
-  goes to prompt chunks in order of arrival. Nobody overtakes.
-- A sequence is admitted when pages for all its ids are free, with some to spare, and takes further
-  ones as it grows. When none is left, the sequence that came last gives all of its own back, waits
-  at the head of the queue, and is prefilled again from its ids; a sample still in flight for it is
-  dropped, and drawn the same again. The oldest sequence gives way to nobody, and `submit` has made
-  sure that it fits alone: somebody always moves.
+  all decoding sequences, so that every batch in flight has some. To them come chunks of prompts,
+  as many rows as `StepCost` finds good, shared out by `chunks`.
+- Pages are given in order of arrival, and there nobody overtakes. A sequence is admitted when
+  pages for all its ids are free, with some to spare, and takes further ones as it grows. When none
+  is left, the sequence that came last gives all of its own back, waits at the head of the queue,
+  and is prefilled again from its ids; a sample still in flight for it is dropped, and drawn the
+  same again. The oldest sequence gives way to nobody, and `submit` has made sure that it fits
+  alone: somebody always moves.
 """
 
 from __future__ import annotations
@@ -20,11 +22,14 @@ from collections import deque
 
 import msgspec
 
+from paceline.engine.chunks import share_out
+from paceline.engine.draft import Draft
 from paceline.engine.flight import Flight
 from paceline.engine.pages import pages_for
 from paceline.engine.sequence import Sequence
 from paceline.engine.slots import SlotTable
-from paceline.types.errors import EngineError, InvalidRequest, Unavailable
+from paceline.engine.stepcost import StepCost
+from paceline.types.errors import EngineError, InvalidRequest, QueueFull
 from paceline.types.ids import StreamId
 from paceline.types.limits import validate_record
 from paceline.types.model import PAGE_TOKENS
@@ -57,9 +62,11 @@ class Scheduler:
         max_running: int = 64,
         max_waiting: int = 256,
         batches_in_flight: int = 1,
+        cost: StepCost | None = None,
     ) -> None:
-        """`row_budget` is per step. As many `batches_in_flight` as the line has ranks, or more,
-        keep every rank at work."""
+        """`row_budget` is per step; how many of them prompts get follows from `cost`, if that is
+        known. As many `batches_in_flight` as the line has ranks, or more, keep every rank at work.
+        """
         if min(pages, max_context, vocab_size, row_budget) < 1:
             raise EngineError("pages, max_context, vocab_size and row_budget must be at least 1")
         if min(max_running, max_waiting, batches_in_flight) < 1:
@@ -69,7 +76,9 @@ class Scheduler:
         self._eos_ids = eos_ids
         self._row_budget = row_budget
         self._max_waiting = max_waiting
-        self._batches_in_flight = batches_in_flight
+        self.batches_in_flight = batches_in_flight
+        """May be changed at any time."""
+        self._cost = cost or StepCost(row_budget)
 
         self._streams: dict[StreamId, Sequence] = {}
         self._ended: dict[StreamId, int] = {}
@@ -98,6 +107,16 @@ class Scheduler:
         return self._slots.pool.total
 
     @property
+    def prefix_queries(self) -> int:
+        """Ids of all streams that were admitted, each time they were."""
+        return self._slots.prefix_queries
+
+    @property
+    def prefix_hits(self) -> int:
+        """Those of them that were not computed, because their pages were there."""
+        return self._slots.prefix_hits
+
+    @property
     def in_flight(self) -> int:
         """Steps that have not come back."""
         return len(self._line)
@@ -108,7 +127,7 @@ class Scheduler:
         return not (self._streams or self._line or self._slots.has_freed)
 
     def check_integrity(self) -> None:
-        """Raises EngineError if a page is lost, doubly owned, or kept by a slot that is gone."""
+        """Raises EngineError if the pages are not as they must be."""
         self._slots.check_integrity()
 
     # --- streams come and go ---------------------------------------------------------------------
@@ -117,7 +136,7 @@ class Scheduler:
         """Queues a stream; one whose record ended it already gets its end back at once.
 
         A repeated or older attempt changes nothing; a higher one first cancels the lower. Raises
-        InvalidRequest for what can never run here, Unavailable while the queue is full.
+        InvalidRequest for what can never run here, QueueFull while the queue is.
         """
         newest = self._newest_attempt(record.stream_id)
         if newest is not None and newest >= record.attempt:
@@ -130,7 +149,7 @@ class Scheduler:
             self._note_end(record.stream_id, record.attempt)
             return sequence.finished(reason)
         if len(self._waiting) >= self._max_waiting:
-            raise Unavailable(f"{len(self._waiting)} streams are waiting already; try again later")
+            raise QueueFull(f"{len(self._waiting)} streams are waiting already; try again later")
         self._streams[record.stream_id] = sequence
         self._waiting.append(sequence)
         return None
@@ -191,34 +210,23 @@ class Scheduler:
 
         Steps without spans, which only tell of freed slots, are made when the line is empty.
         """
-        if len(self._line) >= self._batches_in_flight:
+        if len(self._line) >= self.batches_in_flight:
             return None
-        rows = {slot: 1 for slot in self._decode_slots()}
-        rows |= self._prompt_rows(self._row_budget - len(rows))
-        if not rows and (self._line or not self._slots.has_freed):
+        draft = Draft(self._next_step)
+        for slot in self._decode_slots():
+            draft.feed(self._slots, slot, 1)
+        self._feed_prompts(draft)
+        if not draft.spans and (self._line or not self._slots.has_freed):
             return None
-        step = self._step(rows)
-        running = self._slots.running
-        positions = {span.slot: running[span.slot].emitted for span in step.spans if span.sample}
-        self._line.append(Flight(step.number, positions))
-        return step
-
-    def _step(self, rows: dict[int, int]) -> Step:
-        number, self._next_step = self._next_step, self._next_step + 1
-        parts = [(slot, self._slots.running[slot], count) for slot, count in rows.items()]
-        # Whoever has nothing fed is new: rows come with the slot. Spans come last: they feed.
-        return Step(
-            number=number,
-            freed=self._slots.take_freed(),
-            admitted=tuple(seq.admission(slot) for slot, seq, _ in parts if seq.fed == 0),
-            token_ids=tuple(id_ for _, seq, count in parts for id_ in seq.next_ids(count)),
-            spans=tuple(self._slots.feed(slot, count, number) for slot, _, count in parts),
-        )
+        self._next_step += 1
+        self._line.append(draft.flight())
+        self._slots.step_made()
+        return draft.step(freed=self._slots.take_freed())
 
     def _decode_slots(self) -> list[int]:
         running = self._slots.running
         decoding = [slot for slot, sequence in running.items() if sequence.decoding]
-        share = -(-len(decoding) // self._batches_in_flight)
+        share = -(-len(decoding) // self.batches_in_flight)
         ready = sorted(
             (slot for slot in decoding if running[slot].pending),
             key=lambda slot: running[slot].last_step,
@@ -241,22 +249,26 @@ class Scheduler:
         last = next(reversed(self._slots.running))
         self._waiting.appendleft(self._slots.retire(last))
 
-    def _prompt_rows(self, budget: int) -> dict[int, int]:
-        """Rows of each prompt, by slot: first of those that run, then of those that may."""
-        rows: dict[int, int] = {}
-        prompts = deque(s for s, sequence in self._slots.running.items() if not sequence.decoding)
-        while budget > 0:
-            slot = prompts.popleft() if prompts else self._admit_next()
-            if slot is None:
-                break
-            rows[slot] = min(self._slots.running[slot].pending, budget)
-            budget -= rows[slot]
-        return rows
+    def _feed_prompts(self, draft: Draft) -> None:
+        """Chunks of the prompts of those that run, and of those that now may."""
+        self._admit()
+        pending: dict[int, int] = {}
+        decoding = False
+        for slot, sequence in self._slots.running.items():
+            if sequence.decoding:
+                decoding = True
+            else:
+                self._slots.share_known(slot)
+                pending[slot] = sequence.pending
+        good = self._cost.prompt_rows(draft.spans or int(decoding), sum(pending.values()))
+        budget = min(good, self._row_budget - draft.spans)
+        for slot, rows in share_out(pending, budget).items():
+            if self._slots.may_feed(slot):
+                draft.feed(self._slots, slot, rows)
 
-    def _admit_next(self) -> int | None:
-        if not self._waiting or not self._slots.can_admit(self._waiting[0]):
-            return None
-        return self._slots.admit(self._waiting.popleft())
+    def _admit(self) -> None:
+        while self._waiting and self._slots.can_admit(self._waiting[0]):
+            self._slots.admit(self._waiting.popleft())
 
     # --- complete --------------------------------------------------------------------------------
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from paceline.engine.prefix import KeyChain, PageKey
+from paceline.types.model import PAGE_TOKENS
 from paceline.types.step import Admission, SampledToken, Span
 from paceline.types.stream import Finished, FinishReason, StreamRecord, Token
 
 
 class Sequence:
     """Its ids are fed in order; what is not yet fed is pending. Feeding the last id asks for a
-    sample, whose id becomes the next pending one."""
+    sample, whose id becomes the next pending one. Ids whose pages are known already need not be
+    fed, except the last one."""
 
     def __init__(self, record: StreamRecord) -> None:
         self.record = record
@@ -18,6 +21,7 @@ class Sequence:
         self.last_step = -1
         """The newest step that names its slot."""
         self._prefill = 0
+        self._chain = KeyChain(self.ids)
 
     @property
     def emitted(self) -> int:
@@ -29,9 +33,28 @@ class Sequence:
         return len(self.ids) - self.fed
 
     @property
+    def new(self) -> bool:
+        """No step has named its slot yet: nobody else knows of it."""
+        return self.last_step < 0
+
+    @property
     def decoding(self) -> bool:
         """All ids that it had when it took its slot are fed."""
         return self.fed >= self._prefill
+
+    def keys_ahead(self) -> list[PageKey]:
+        """Keys of the pages that it could share rather than fill: whole ones from where it stands,
+        and not the last id's."""
+        if self.fed % PAGE_TOKENS:
+            return []
+        return self._chain.first((len(self.ids) - 1) // PAGE_TOKENS)[self.fed // PAGE_TOKENS :]
+
+    def filled_by(self, span: Span) -> list[tuple[int, PageKey]]:
+        """Pages that the span fills to the end, and their keys."""
+        first, stop = span.start // PAGE_TOKENS, (span.start + span.count) // PAGE_TOKENS
+        if first == stop:
+            return []
+        return list(zip(span.pages[first:stop], self._chain.first(stop)[first:], strict=True))
 
     def take_slot(self, slot: int) -> None:
         """Starts from the first id: a new slot has nothing in its pages."""
@@ -49,6 +72,10 @@ class Sequence:
             prompt_ids=prompt_ids,
             emitted_ids=tuple(self.ids[len(prompt_ids) :]),
         )
+
+    def skip(self, pages: int) -> None:
+        """So many pages more are there already."""
+        self.fed += pages * PAGE_TOKENS
 
     def next_ids(self, count: int) -> list[int]:
         return self.ids[self.fed : self.fed + count]

@@ -1,12 +1,20 @@
-"""Who runs: slots of one epoch, the sequences on them, and their KV pages."""
+"""Who runs: slots of one epoch, the sequences on them, and their KV pages.
+
+A full page may be shared from the step after the one that fills it, though that one may not even
+have begun: a line is FIFO, so on every rank whoever reads comes after whoever wrote. Where a step
+is lost or fails, its epoch is over, and all of this with it. Within a step nobody reads what
+another writes there, so that kernels may take its spans in any order.
+"""
 
 from __future__ import annotations
 
 import msgspec
 
 from paceline.engine.pages import PagePool, pages_for
+from paceline.engine.prefix import PageKey
 from paceline.engine.sequence import Sequence
 from paceline.types.errors import EngineError
+from paceline.types.model import PAGE_TOKENS
 from paceline.types.step import Span
 
 
@@ -25,11 +33,17 @@ class SlotTable:
         self.pool = PagePool(pages)
         self.running: dict[int, Sequence] = {}
         """By slot, in the order in which they were admitted."""
+        self.prefix_queries = 0
+        """Ids of all that were admitted."""
+        self.prefix_hits = 0
+        """Those of them that were not fed, because their pages were there."""
         self._max_running = max_running
         self._next_slot = 0
         self._freed: list[int] = []
         self._retired: list[Retired] = []
         self._oldest_step = 0
+        self._filling: dict[PageKey, int] = {}
+        """Pages that the step being made fills, by key."""
 
     @property
     def retiring(self) -> bool:
@@ -43,35 +57,62 @@ class SlotTable:
     def can_admit(self, sequence: Sequence) -> bool:
         """Whether pages are free for all its ids, and one more for each that runs already: who
         comes must not take at once what the others are about to need."""
-        wanted = pages_for(len(sequence.ids)) + len(self.running)
-        return len(self.running) < self._max_running and self.pool.can_allocate(wanted)
+        known = self.pool.known(sequence.keys_ahead())
+        own = pages_for(len(sequence.ids)) - len(known)
+        wanted = own + self.pool.cost(known) + len(self.running)
+        return len(self.running) < self._max_running and self.pool.can_promise(wanted)
 
     def admit(self, sequence: Sequence) -> int:
         slot, self._next_slot = self._next_slot, self._next_slot + 1
-        self.pool.allocate(slot, pages_for(len(sequence.ids)))
         sequence.take_slot(slot)
         self.running[slot] = sequence
+        self.prefix_queries += len(sequence.ids)
+        known = self.pool.known(sequence.keys_ahead())
+        self.pool.promise(slot, pages_for(len(sequence.ids)) - len(known))
+        self._share(slot, known)
         return slot
+
+    def share_known(self, slot: int) -> None:
+        """Shares the pages ahead that are known by now, instead of filling its own."""
+        known = self.pool.known(self.running[slot].keys_ahead())
+        self.pool.forgo(slot, len(known))
+        self._share(slot, known)
+
+    def may_feed(self, slot: int) -> bool:
+        """Not while this very step fills the slot's next page for another: from the next step on
+        it is there to share."""
+        return not any(key in self._filling for key in self.running[slot].keys_ahead()[:1])
 
     def grow(self, slot: int) -> bool:
         """Whether the slot has room for one more row, after taking a free page if it needs one."""
-        if self.pool.held(slot) >= pages_for(self.running[slot].fed + 1):
+        if self.pool.room(slot) >= pages_for(self.running[slot].fed + 1):
             return True
-        if not self.pool.can_allocate(1):
+        if not self.pool.can_promise(1):
             return False
-        self.pool.allocate(slot, 1)
+        self.pool.promise(slot, 1)
         return True
 
     def feed(self, slot: int, count: int, step: int) -> Span:
         """Puts the slot's next `count` rows into a step."""
         sequence = self.running[slot]
-        return sequence.feed(slot, count, self.pool.table(slot, sequence.fed + count), step)
+        end = sequence.fed + count
+        self.pool.draw(slot, end)
+        span = sequence.feed(slot, count, self.pool.table(slot, end), step)
+        self._filling |= {key: page for page, key in sequence.filled_by(span)}
+        return span
+
+    def step_made(self) -> None:
+        """The step being made is on its way: what it fills may be shared from now on."""
+        for key, page in self._filling.items():
+            self.pool.remember(page, key)
+        self._filling = {}
 
     def retire(self, slot: int) -> Sequence:
         """Ends a slot now, and its pages once no step in flight names it."""
         sequence = self.running.pop(slot)
         sequence.leave_slot()
-        self._freed.append(slot)
+        if not sequence.new:
+            self._freed.append(slot)
         self._retired.append(Retired(slot, sequence.last_step))
         self._release()
         return sequence
@@ -87,13 +128,18 @@ class SlotTable:
         self._release()
 
     def check_integrity(self) -> None:
-        """Raises EngineError if a page is lost, doubly owned, or kept by a slot that is gone."""
+        """Raises EngineError if the pool is damaged, or a page is kept by a slot that is gone."""
         self.pool.check_integrity()
         alive = self.running.keys() | {retired.slot for retired in self._retired}
         if self.pool.owners != alive:
             raise EngineError(
                 f"slots {sorted(self.pool.owners)} hold KV pages and {sorted(alive)} are alive"
             )
+
+    def _share(self, slot: int, pages: list[int]) -> None:
+        self.pool.share(slot, pages)
+        self.running[slot].skip(len(pages))
+        self.prefix_hits += len(pages) * PAGE_TOKENS
 
     def _release(self) -> None:
         for retired in [r for r in self._retired if r.last_step < self._oldest_step]:

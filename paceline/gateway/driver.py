@@ -66,7 +66,8 @@ class LiveStream:
         """Tokens that its driver must read before the next one comes."""
         self.stalls = 0
         self.refusals = 0
-        self.refusal = ""
+        self.refusal: Rejected | None = None
+        """The last one."""
         self.homeless_since: float | None = None
         """Since when no driver could take it."""
         self.absent_since: float | None = None
@@ -206,7 +207,7 @@ class Driver:
             self._drop(live, Verdict.STALE)
         elif message.retry:
             live.refusals += 1
-            live.refusal = message.message
+            live.refusal = message
             live.leave = Leave.REJECTED
         else:
             self.release(live, cancel=False)

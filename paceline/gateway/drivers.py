@@ -26,7 +26,7 @@ from paceline.gateway.routes import RouteTable, Standing
 from paceline.gateway.settings import Settings
 from paceline.process.logs import get_logger
 from paceline.types.control import Route, Routes
-from paceline.types.errors import DeadlineExceeded, PacelineError, Unavailable
+from paceline.types.errors import DeadlineExceeded, PacelineError, QueueFull, Unavailable
 from paceline.types.facts import DriverLink
 from paceline.types.ids import StreamId
 
@@ -213,12 +213,19 @@ class Drivers:
             self._refused(live, now)
 
     def _refused(self, live: LiveStream, now: float) -> None:
-        """A stream that has begun waits to its deadline, a new one gives way sooner."""
+        """A stream that has begun waits to its deadline. A new one gives way sooner, and at once
+        when the queues of all instances are full: no second queue stands before them."""
         settings = self._settings
         pause = min(settings.retry_s * 2 ** (live.refusals - 1), settings.retry_max_s)
         live.not_before = now + pause
-        if not live.stream.emitted_ids and now - live.opened_at > settings.route_wait_s:
-            self._give_up(live, Unavailable(live.refusal))
+        if live.stream.emitted_ids or live.refusal is None:
+            return
+        instances = len(self._links.usable(self.table.of_model(live.model)))
+        if live.refusal.code == QueueFull.code and live.refusals >= instances:
+            error = QueueFull(live.refusal.message, live.refusal.retry_after_s)
+            self._give_up(live, error)
+        elif now - live.opened_at > settings.route_wait_s:
+            self._give_up(live, Unavailable(live.refusal.message))
 
     def _place(self, live: LiveStream, now: float) -> None:
         candidates = [

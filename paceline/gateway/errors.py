@@ -45,7 +45,7 @@ class BodyTimeout(PacelineError):
 
 
 class Overloaded(Unavailable):
-    """A bound of this gateway is reached."""
+    """A bound of this gateway is reached. (QueueFull: one of the model's instances.)"""
 
     code = "overloaded"
 
@@ -94,6 +94,7 @@ SHAPES: dict[str, Shape] = {
     "slow_client": Shape(408, _INVALID),
     "body_too_large": Shape(413, _INVALID),
     "client_gone": Shape(499, _INVALID),
+    "queue_full": Shape(429, "rate_limit_error", retry_after_s=5),
     "unavailable": Shape(503, "service_unavailable_error", retry_after_s=5),
     "overloaded": Shape(503, "service_unavailable_error", retry_after_s=2),
     "deadline_exceeded": Shape(504, "timeout_error"),
@@ -122,7 +123,8 @@ def error_json(error: PacelineError) -> bytes:
 
 
 def error_headers(error: PacelineError) -> dict[str, str]:
-    retry_after_s = shape_of(error).retry_after_s
+    """`retry-after`: what the error itself knows, else what goes for its kind."""
+    retry_after_s = getattr(error, "retry_after_s", None) or shape_of(error).retry_after_s
     return {} if retry_after_s is None else {"retry-after": str(retry_after_s)}
 
 

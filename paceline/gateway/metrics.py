@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from paceline.types.control import Routes
+from paceline.types.control import Route, Routes
 
 _PREFIX = "paceline"
 _TTFT_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
@@ -108,3 +108,19 @@ class _Cluster(Collector):
         for labels, count in sorted(views.items()):
             instances.add_metric(labels, count)
         yield from (tasks, events, nodes, instances)
+        yield from _prefix_cache(self.news.routes)
+
+
+def _prefix_cache(routes: tuple[Route, ...]) -> Iterator[Metric]:
+    """In tokens, as vLLM counts. A line's counts start again with its epoch."""
+    labels = ("model_name", "instance")
+    queries = CounterMetricFamily(
+        f"{_PREFIX}_prefix_cache_queries", "Prompt tokens looked for in KV pages.", labels=labels
+    )
+    hits = CounterMetricFamily(
+        f"{_PREFIX}_prefix_cache_hits", "Prompt tokens found there.", labels=labels
+    )
+    for route in routes:
+        queries.add_metric((route.model, route.instance), route.prefix_queries)
+        hits.add_metric((route.model, route.instance), route.prefix_hits)
+    yield from (queries, hits)

@@ -12,7 +12,11 @@ from typing import Protocol
 import structlog
 
 from paceline.engine.scheduler import Completion, Scheduler
-from paceline.types.errors import InvalidRequest, PacelineError, Unavailable
+from paceline.engine.stepcost import StepCost
+from paceline.runner.depth import Depth
+from paceline.runner.trips import Trips
+from paceline.runner.turnover import Turnover
+from paceline.types.errors import InvalidRequest, PacelineError, QueueFull, Unavailable
 from paceline.types.facts import StreamLoad
 from paceline.types.ids import StreamId
 from paceline.types.step import Sampled, Step
@@ -37,6 +41,9 @@ RENEWAL_S = 30.0
 MAX_BACKLOG = 2048
 """Messages kept for a gateway that reads slowly; past it, its streams are cancelled."""
 
+RETURNING_PART = 8
+"""Who finds the queue full is asked back when one part in so many of it will have moved on."""
+
 log = structlog.get_logger("driver")
 
 
@@ -60,8 +67,14 @@ class _Held:
 class Driver:
     """Streams of one line in one epoch. Times are monotonic seconds, given by the caller."""
 
-    def __init__(self, scheduler: Scheduler, front: Front) -> None:
+    def __init__(self, scheduler: Scheduler, cost: StepCost, depth: Depth, front: Front) -> None:
+        """`cost` is the scheduler's: it is told here how long steps take. `depth` says how many
+        of them the scheduler is to have in flight."""
         self.scheduler = scheduler
+        self._cost = cost
+        self._depth = depth
+        self._trips = Trips()
+        self._turnover = Turnover()
         self._front = front
         self._held: dict[StreamId, _Held] = {}
         self._backlog: dict[bytes, _Backlog] = {}
@@ -95,21 +108,24 @@ class Driver:
             ended = self.scheduler.submit(record)
         except PacelineError as error:
             log.info("stream_rejected", stream=record.stream_id, reason=str(error))
-            self._send(
-                peer,
-                Rejected(
-                    stream_id=record.stream_id,
-                    attempt=record.attempt,
-                    code=error.code,
-                    message=str(error),
-                    retry=not isinstance(error, InvalidRequest),
-                ),
-            )
+            self._send(peer, self._rejected(record, error, now))
             return
         if ended is not None:  # the record's last token had ended it already
             self._send(peer, Tokens(tokens=(), finished=(ended,)))
         else:
             self._held[record.stream_id] = _Held(peer, record.attempt, now)
+
+    def _rejected(self, record: StreamRecord, error: PacelineError, now: float) -> Rejected:
+        full = isinstance(error, QueueFull)
+        places = self.scheduler.waiting // RETURNING_PART + 1
+        return Rejected(
+            stream_id=record.stream_id,
+            attempt=record.attempt,
+            code=error.code,
+            message=str(error),
+            retry=not isinstance(error, InvalidRequest),
+            retry_after_s=self._turnover.wait_s(places, now) if full else None,
+        )
 
     def _cancel(self, stream_id: StreamId, attempt: int) -> None:
         held = self._held.get(stream_id)
@@ -127,16 +143,26 @@ class Driver:
 
     # --- steps ---------------------------------------------------------------------------------
 
-    def next_step(self) -> Step | None:
-        return self.scheduler.schedule()
+    def next_step(self, now: float) -> Step | None:
+        step = self.scheduler.schedule()
+        if step is not None:
+            self._trips.left(step, now)
+        return step
 
-    def complete(self, sampled: Sampled) -> None:
+    def complete(self, sampled: Sampled, now: float) -> None:
         """A step has left the line: hand its tokens to the gateways that wait for them."""
         completion = self.scheduler.complete(sampled)
+        trip = self._trips.returned(now)
+        if trip.decode_rows or trip.prompt_rows:
+            self._cost.measured(trip.decode_rows, trip.prompt_rows, trip.took_s)
+            times = sampled.times
+            self._depth.measured(trip.trip_s - times.waited_s, times.slowest_s)
+            self.scheduler.batches_in_flight = self._depth.batches
         self._emitted += len(completion.tokens)
         for peer, (tokens, finished) in self._by_peer(completion).items():
             self._send(peer, Tokens(tokens=tuple(tokens), finished=tuple(finished)))
         for end in completion.finished:
+            self._turnover.ended(now)
             self._held.pop(end.stream_id, None)
             self.warmed = self.warmed or end.stream_id == self._warm_up
 
@@ -185,6 +211,8 @@ class Driver:
             pages_free=scheduler.pages_free,
             pages_total=scheduler.pages_total,
             tokens_emitted=self._emitted,
+            prefix_queries=scheduler.prefix_queries,
+            prefix_hits=scheduler.prefix_hits,
         )
 
     def _send(self, peer: bytes, message: FromDriver) -> None:

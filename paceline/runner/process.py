@@ -17,9 +17,11 @@ import zmq
 
 from paceline.engine.pace import seconds_per_byte
 from paceline.engine.scheduler import Scheduler
+from paceline.engine.stepcost import StepCost
 from paceline.lifecycle import RunnerEvent
 from paceline.process.home import Home
 from paceline.process.memory import anonymous_bytes
+from paceline.runner.depth import Depth
 from paceline.runner.driver import Driver
 from paceline.runner.jobs import Loaded, fetch, load
 from paceline.runner.line import Line
@@ -39,6 +41,9 @@ from paceline.types.timing import DEFAULT_TIMING
 
 PUMP_S = 0.05
 """How often a line is looked after when nothing arrives."""
+
+ROWS_PER_STEP = 512
+"""The most rows of a step: enough for products at full speed."""
 
 log = structlog.get_logger("runner")
 
@@ -113,10 +118,11 @@ class Runner:
     def _turn(self) -> None:
         self._wait()
         now = self._clock()
-        self._read_control(now)
+        # First what other ranks wait for.
         self._worker.collect()
         if self._rank is not None:
             self._rank.pump(now)
+        self._read_control(now)
         self._follow_up(now)
         self._beat(self._clock())
 
@@ -327,14 +333,17 @@ class Runner:
 def _driver(line: Line, loaded: Loaded, task: Connect) -> Driver | None:
     if line.front is None:
         return None
+    cost, depth = StepCost(ROWS_PER_STEP, ranks=task.world_size), Depth(task.world_size)
     scheduler = Scheduler(
         pages=loaded.kv_pages,
         max_context=loaded.max_context,
         vocab_size=loaded.vocab_size,
-        batches_in_flight=task.world_size,
+        batches_in_flight=depth.batches,
         eos_ids=loaded.eos_ids,
+        row_budget=ROWS_PER_STEP,
+        cost=cost,
     )
-    return Driver(scheduler, line.front)
+    return Driver(scheduler, cost, depth, line.front)
 
 
 def _cause(error: BaseException) -> str:

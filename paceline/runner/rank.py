@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import structlog
 import torch
+from msgspec.structs import replace
 
 from paceline.runner.compute import Compute, Hidden
 from paceline.runner.driver import Driver
@@ -18,7 +19,7 @@ from paceline.transport.errors import LinkBroken
 from paceline.transport.frames import Frame, Tensor
 from paceline.types.errors import PacelineError
 from paceline.types.ids import StreamId
-from paceline.types.step import Sampled, Step
+from paceline.types.step import Sampled, Step, Times
 
 MAX_FRAMES_PER_PUMP = 64
 
@@ -119,7 +120,7 @@ class Rank:
     def _start_steps(self, driver: Driver) -> None:
         if not self.line.established:
             return
-        while (step := driver.next_step()) is not None:
+        while (step := driver.next_step(self._clock())) is not None:
             self._rows_in_flight.append(step.rows)
             if len(self._rows_in_flight) == 1:
                 self._round_trip.begin("round trip", step.rows)
@@ -136,8 +137,15 @@ class Rank:
                 raise LinkBroken(f"a {type(body).__name__} frame has no business at this rank")
 
     def _submit(self, step: Step, payload: memoryview | None) -> None:
-        compute = self._compute
-        self._worker.submit(lambda: compute.run(step, payload), self._computed)
+        compute, clock, asked_at = self._compute, self._clock, self._clock()
+
+        def run() -> Hidden | Sampled:
+            began_at = clock()
+            result = compute.run(step, payload)
+            times = step.times.with_rank(worked_s=clock() - began_at, waited_s=began_at - asked_at)
+            return _timed(result, times)
+
+        self._worker.submit(run, self._computed)
 
     def _computed(self, result: Hidden | Sampled | None, error: BaseException | None) -> None:
         """On the I/O thread again, with what the compute thread made of a step."""
@@ -161,7 +169,7 @@ class Rank:
             self._lose(str(broken))
 
     def _sampled(self, driver: Driver, sampled: Sampled) -> None:
-        driver.complete(sampled)
+        driver.complete(sampled, self._clock())
         self._rows_in_flight.popleft()
         self._round_trip.end()
         if self._rows_in_flight:
@@ -176,6 +184,12 @@ class Rank:
         log.error("engine_failed", reason=reason)
         self.close(reason)
         self._on_failed(reason)
+
+
+def _timed(result: Hidden | Sampled, times: Times) -> Hidden | Sampled:
+    if isinstance(result, Sampled):
+        return replace(result, times=times)
+    return Hidden(replace(result.step, times=times), result.rows)
 
 
 def _tensor(rows: torch.Tensor) -> Tensor:

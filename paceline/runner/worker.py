@@ -36,7 +36,7 @@ class Worker:
 
     def __init__(self, name: str = "compute", clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._jobs: queue.Queue[_Job | None] = queue.Queue(MAX_JOBS)
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._done: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._submitted = self._finished = 0
         self._queued_at = 0.0
@@ -53,12 +53,12 @@ class Worker:
 
         Raises WorkerBusy when MAX_JOBS wait already.
         """
-        if self._submitted == self._finished:
+        waiting = self._submitted - self._finished
+        if waiting == 0:
             self._queued_at = self._clock()
-        try:
-            self._jobs.put_nowait(_Job(work, then))
-        except queue.Full:
-            raise WorkerBusy(f"{MAX_JOBS} jobs wait for the compute thread") from None
+        if waiting >= MAX_JOBS:
+            raise WorkerBusy(f"{MAX_JOBS} jobs wait for the compute thread")
+        self._jobs.put(_Job(work, then))
         self._submitted += 1
 
     @property
@@ -82,8 +82,7 @@ class Worker:
 
     def close(self, timeout_s: float) -> bool:
         """Ask the thread to end after the jobs before; False if it is still at one then."""
-        with contextlib.suppress(queue.Full):
-            self._jobs.put_nowait(None)
+        self._jobs.put(None)
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 

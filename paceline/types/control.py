@@ -132,6 +132,9 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     waiting: int
     pages_total: int
     """Pages of the whole line: no single stream can be longer than pages_total * PAGE_TOKENS."""
+    prefix_queries: int = 0
+    prefix_hits: int = 0
+    """Tokens, as `StreamLoad` counts them; for metrics."""
 
 
 class ControllerCounts(msgspec.Struct, frozen=True, kw_only=True):

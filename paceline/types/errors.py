@@ -30,6 +30,16 @@ class Unavailable(PacelineError):
     code = "unavailable"
 
 
+class QueueFull(Unavailable):
+    """As many streams wait as may (HTTP 429)."""
+
+    code = "queue_full"
+
+    def __init__(self, message: str, retry_after_s: int | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
 class DeadlineExceeded(PacelineError):
     """The other side did not answer in time (HTTP 504)."""
 

@@ -87,6 +87,10 @@ class StreamLoad(msgspec.Struct, frozen=True, kw_only=True):
     pages_free: int
     pages_total: int
     tokens_emitted: int
+    prefix_queries: int = 0
+    """Prompt tokens of all streams admitted since the line was made."""
+    prefix_hits: int = 0
+    """Those of them that were not computed, because their pages were there."""
 
 
 class WorkFacts(msgspec.Struct, frozen=True, kw_only=True):

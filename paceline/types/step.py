@@ -34,6 +34,18 @@ class Admission(msgspec.Struct, frozen=True, kw_only=True):
     emitted_ids: tuple[int, ...]
 
 
+class Times(msgspec.Struct, frozen=True, array_like=True):
+    """What ranks needed for a step so far, in seconds; each measures by its own clock."""
+
+    slowest_s: float = 0.0
+    """The longest that one computed."""
+    waited_s: float = 0.0
+    """For steps before it, at all of them together."""
+
+    def with_rank(self, *, worked_s: float, waited_s: float) -> Times:
+        return Times(max(self.slowest_s, worked_s), self.waited_s + waited_s)
+
+
 class Step(msgspec.Struct, frozen=True, kw_only=True):
     """A batch. `freed` slots are forgotten before `admitted` ones are taken in; both may come
     with no spans at all. `token_ids` are the rows' inputs, for the first rank only (it is the
@@ -44,6 +56,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     admitted: tuple[Admission, ...] = ()
     spans: tuple[Span, ...] = ()
     token_ids: tuple[int, ...] = ()
+    times: Times = Times()
 
     @property
     def rows(self) -> int:
@@ -65,3 +78,4 @@ class Sampled(msgspec.Struct, frozen=True, kw_only=True):
 
     number: int
     tokens: tuple[SampledToken, ...] = ()
+    times: Times = Times()

@@ -120,6 +120,8 @@ class Rejected(msgspec.Struct, frozen=True, tag="rejected"):
     code: str
     message: str
     retry: bool
+    retry_after_s: int | None = None
+    """Where its queue is full: when places are expected there."""
 
 
 class Closing(msgspec.Struct, frozen=True, tag="closing"):

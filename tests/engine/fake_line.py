@@ -34,12 +34,17 @@ def answer(record: StreamRecord, max_context: int) -> tuple[list[int], FinishRea
             return emitted, FinishReason.LENGTH
 
 
+def written_by(span: Span) -> set[int]:
+    """Pages that the span writes to."""
+    return set(span.pages[span.start // PAGE_TOKENS :])
+
+
 class FakeLine:
     """`send` checks what a step may hold, `run` carries out the oldest one."""
 
     def __init__(self, *, row_budget: int, batches_in_flight: int) -> None:
         self._row_budget = row_budget
-        self._batches_in_flight = batches_in_flight
+        self.batches_in_flight = batches_in_flight
         self._steps: deque[Step] = deque()
         self._tables: dict[int, set[int]] = {}
         self._fed: dict[int, int] = {}
@@ -48,6 +53,8 @@ class FakeLine:
         self._ids: dict[int, list[int]] = {}
         self.emitted: dict[int, int] = {}
         self.last_number = -1
+        self.computed = 0
+        """Rows of all steps."""
         self.admissions: list[Admission] = []
 
     @property
@@ -75,24 +82,28 @@ class FakeLine:
             self._tables[admission.slot] = set()
         assert len({span.slot for span in step.spans}) == len(step.spans)
         for span in step.spans:
-            self._check_span(span)
+            self._check_span(span, step)
         self._steps.append(step)
-        assert len(self._steps) <= self._batches_in_flight
+        self.computed += step.rows
+        assert len(self._steps) <= self.batches_in_flight
 
-    def _check_span(self, span: Span) -> None:
+    def _check_span(self, span: Span, step: Step) -> None:
         assert span.count > 0
-        assert span.start == self._fed[span.slot], "each id is fed once and in order"
+        skipped = span.start - self._fed[span.slot]
+        if skipped:
+            assert skipped > 0, "an id is fed twice"
+            assert skipped % PAGE_TOKENS == span.start % PAGE_TOKENS == 0, "a page has a gap"
         assert span.slot not in self._unsampled, "a sample is still in flight"
         assert len(span.pages) == -(-(span.start + span.count) // PAGE_TOKENS)
         assert len(set(span.pages)) == len(span.pages)
+        written = written_by(span)
         for slot, pages in self._tables.items():
-            assert slot == span.slot or pages.isdisjoint(span.pages), "a page has two owners"
-        for step in self._steps:
-            for other in step.spans:
-                assert other.slot == span.slot or set(other.pages).isdisjoint(span.pages), (
-                    "a page was given away while a step in flight names it"
-                )
-        self._fed[span.slot] += span.count
+            assert slot == span.slot or pages.isdisjoint(written), "a shared page is written"
+        for other in (other for sent in (*self._steps, step) for other in sent.spans):
+            assert other.slot == span.slot or written.isdisjoint(other.pages), (
+                "a page is written while a step in flight names it for another"
+            )
+        self._fed[span.slot] = span.start + span.count
         self._tables[span.slot] |= set(span.pages)
         if span.sample:
             self._unsampled.add(span.slot)

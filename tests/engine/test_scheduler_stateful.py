@@ -25,6 +25,8 @@ from tests.engine.fake_line import EOS, VOCAB, FakeLine, answer
 MAX_WAITING = 6
 PROMPTS = st.sampled_from([1, 2, 30, 63, 64, 65, 127, 128, 150, 260])
 ANSWERS = st.sampled_from([1, 2, 5, 40, 64, 130])
+TALES = st.integers(0, 2)
+"""Few, so that many prompts begin alike."""
 
 
 @dataclass
@@ -72,13 +74,19 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert end is None, "a gateway resumes only what has not ended"
         return True
 
-    @rule(target=streams, prompt=PROMPTS, most=ANSWERS, ignore_eos=st.booleans())
-    def submit(self, prompt: int, most: int, ignore_eos: bool) -> StreamId:
+    @rule(
+        target=streams,
+        prompt=PROMPTS,
+        tale=TALES,
+        most=ANSWERS,
+        ignore_eos=st.booleans(),
+    )
+    def submit(self, prompt: int, tale: int, most: int, ignore_eos: bool) -> StreamId:
         name = StreamId(f"s{len(self.clients)}")
         record = StreamRecord(
             stream_id=name,
             attempt=0,
-            prompt_ids=tuple((i + len(self.clients)) % VOCAB for i in range(prompt)),
+            prompt_ids=tuple((i + tale) % VOCAB for i in range(prompt)),
             params=SamplingParams(max_tokens=most, seed=0, ignore_eos=ignore_eos),
         )
         taken = self.submit_record(record)
@@ -152,6 +160,11 @@ class SchedulerMachine(RuleBasedStateMachine):
             self.schedule()
             if self.line.in_flight > lag:
                 self.complete()
+
+    @rule(batches=st.integers(1, 4))
+    def fill_with(self, batches: int) -> None:
+        self.scheduler.batches_in_flight = batches
+        self.line.batches_in_flight = max(batches, self.line.in_flight)
 
     @invariant()
     def bounds_hold(self) -> None:

@@ -209,3 +209,13 @@ async def test_metrics(short: Path) -> None:
             'paceline_requests_rejected_total{code="invalid_request"} 1.0',
         ):
             assert line in text.splitlines(), line
+
+
+async def test_metrics_tell_what_prefixes_saved(short: Path) -> None:
+    async with rig(short) as r:
+        driver = r.driver(say("x"))
+        r.control.say([driver.route(prefix_queries=300, prefix_hits=128)], [view()])
+        await r.until(lambda: r.gateway.drivers.table.routes)
+        label = f'instance="i-1",model_name="{MODEL}"'
+        assert await r.metric(f"prefix_cache_queries_total{{{label}}}") == 300
+        assert await r.metric(f"prefix_cache_hits_total{{{label}}}") == 128

@@ -12,7 +12,8 @@ import msgspec
 import openai
 import pytest
 
-from paceline.types.errors import InvalidRequest
+from paceline.types.errors import InvalidRequest, QueueFull
+from paceline.types.ids import Epoch
 from paceline.types.states import InstanceState
 from paceline.types.stream import Rejected, StreamId
 from tests.gateway.rig import MAX_CONTEXT, MODEL, QUICK, Rig, add_model, rig, say, view
@@ -283,6 +284,58 @@ async def test_a_driver_that_refuses_for_now(short: Path) -> None:
         response = await r.chat()
         assert "the queue is full" in checked(response, 503)
         assert len(driver.submitted) > 2
+
+
+FULL = Rejected(StreamId(""), 0, QueueFull.code, "256 streams wait", retry=True, retry_after_s=17)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_full_queue_asks_to_come_back_later(short: Path, stream: bool) -> None:
+    async with rig(short, msgspec.structs.replace(QUICK, route_wait_s=60)) as r:
+        driver = r.serve(say("x"))
+        driver.reject = FULL
+        response = await r.chat(stream=stream, n=2)
+        assert "256 streams wait" in checked(response, 429, "queue_full")
+        assert response.json()["error"]["type"] == "rate_limit_error"
+        assert response.headers["retry-after"] == "17"
+        with pytest.raises(openai.RateLimitError):
+            await r.openai.chat.completions.create(model=MODEL, messages=HI)
+        driver.reject = None
+        assert (await r.chat()).status_code == 200
+
+
+async def test_a_full_queue_that_tells_no_time_gets_the_usual_one(short: Path) -> None:
+    async with rig(short) as r:
+        r.serve(say("x")).reject = msgspec.structs.replace(FULL, retry_after_s=None)
+        assert int((await r.chat()).headers["retry-after"]) > 0
+
+
+async def test_where_one_queue_is_full_another_instance_is_asked(short: Path) -> None:
+    async with rig(short) as r:
+        drivers = [r.driver(say("x"), instance=name) for name in ("i-1", "i-2")]
+        r.control.say([d.route() for d in drivers], [view(name=name) for name in ("i-1", "i-2")])
+        await r.until(lambda: len(r.gateway.drivers.table.routes) == 2)
+        drivers[0].reject = FULL
+        for _ in range(3):
+            assert (await r.chat()).status_code == 200
+        assert drivers[0].submitted
+        drivers[1].reject = FULL
+        checked(await r.chat(), 429, "queue_full")
+
+
+async def test_a_stream_that_has_begun_is_not_sent_away(short: Path) -> None:
+    async with rig(short) as r:
+        driver = r.serve(say("a long answer"), pace_s=0.01)
+        driver.closing_at = 5
+        driver.reject = None
+        asking = asyncio.create_task(r.chat())
+        await r.until(lambda: driver.closing_at is None)
+        driver = r.driver(say("a long answer"), epoch=Epoch(1, 2))
+        driver.reject = FULL
+        r.control.say([driver.route()], [view()])
+        await r.until(lambda: len(driver.submitted) > 3)
+        driver.reject = None
+        assert (await asking).json()["choices"][0]["message"]["content"] == "a long answer"
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -1,0 +1,80 @@
+"""How many prompt rows a step may take, by what steps were measured to take. Pure: no clock.
+
+While streams decode, a step with prompt rows should take about twice what it takes without: a
+long prompt slows the others' tokens by that and no more. While nobody decodes nobody is slowed,
+and chunks are as large as is good for the line.
+"""
+
+from __future__ import annotations
+
+from paceline.types.model import PAGE_TOKENS
+
+STRETCH = 2.0
+"""How many times as long a step may take for the prompts in it."""
+
+LEAST_ROWS = 16
+"""Prompts never starve: so many rows a step takes, and a multiple of it; kernels' row tiles are as
+high."""
+
+FADES = 0.3
+"""Weight of a new time of a step without prompts."""
+
+SETTLED_ROWS = 256
+"""So many prompt rows weigh as much as all that were measured before."""
+
+CHUNKS_PER_RANK = 2
+"""A prompt is cut so that every rank has some of it at work, and the line's ends idle little."""
+
+
+class StepCost:
+    """A step of d decode and p prompt rows takes decode_s(d) + p * row_s."""
+
+    def __init__(self, most_rows: int, ranks: int = 1) -> None:
+        """`most_rows`: of prompts in one step."""
+        self._most_rows = most_rows
+        self._ranks = ranks
+        self._decode_s: dict[int, float] = {}
+        """By decode rows."""
+        self._row_s: float | None = None
+        self._tried_rows = 2 * LEAST_ROWS
+
+    def prompt_rows(self, decode_rows: int, pending: int) -> int:
+        """For a step of `decode_rows`, or of none though others decode: then 1. `pending`: rows
+        of all prompts that are left."""
+        if decode_rows == 0:
+            return self._undisturbed(pending)
+        beside = self._beside(decode_rows)
+        if beside is None:
+            return self._most_rows
+        # What is measured may be wrong, so it is believed step by step.
+        rows = 2 * self._tried_rows
+        if self._row_s:
+            rows = min(rows, int((STRETCH - 1) * self._decode_s[beside] / self._row_s))
+        return min(max(rows // LEAST_ROWS * LEAST_ROWS, LEAST_ROWS), self._most_rows)
+
+    def measured(self, decode_rows: int, prompt_rows: int, took_s: float) -> None:
+        """A step was measured."""
+        if prompt_rows == 0:
+            known = self._decode_s.get(decode_rows, took_s)
+            self._decode_s[decode_rows] = known + FADES * (took_s - known)
+            return
+        beside = self._beside(decode_rows)
+        if beside is not None:
+            # It would not have taken longer without its prompts.
+            self._decode_s[beside] = min(self._decode_s[beside], took_s)
+            took_s -= self._decode_s[beside]
+            self._tried_rows = max(prompt_rows, LEAST_ROWS)
+        row_s = took_s / prompt_rows
+        weight = 1.0 if self._row_s is None else prompt_rows / (prompt_rows + SETTLED_ROWS)
+        known = self._row_s or 0.0
+        self._row_s = known + weight * (row_s - known)
+
+    def _beside(self, decode_rows: int) -> int | None:
+        """The most decode rows, of those measured, that are no more than these."""
+        return max((rows for rows in self._decode_s if 0 < rows <= decode_rows), default=None)
+
+    def _undisturbed(self, pending: int) -> int:
+        if self._ranks == 1:
+            return self._most_rows
+        pages = -(-pending // (CHUNKS_PER_RANK * self._ranks * PAGE_TOKENS))
+        return min(max(pages, 1) * PAGE_TOKENS, self._most_rows)

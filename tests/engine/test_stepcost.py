@@ -1,0 +1,100 @@
+"""A step's prompt rows follow what steps are measured to take, on machines of every speed."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from paceline.engine.stepcost import LEAST_ROWS, STRETCH, StepCost
+
+SPEEDS = st.floats(1e-3, 0.2)
+ROW_SHARES = st.floats(1e-3, 0.3)
+"""What a prompt row costs, as a part of a step without any."""
+
+
+def decode_only(cost: StepCost, rows: int, took_s: float, times: int = 20) -> None:
+    for _ in range(times):
+        cost.measured(rows, 0, took_s)
+
+
+def test_before_anything_is_measured_a_step_takes_all() -> None:
+    assert StepCost(512).prompt_rows(8, 4000) == 512
+    assert StepCost(512).prompt_rows(0, 4000) == 512
+
+
+@given(SPEEDS, ROW_SHARES, st.integers(1, 64))
+def test_a_step_with_prompts_takes_about_twice_as_long(
+    decode_s: float, share: float, rows: int
+) -> None:
+    cost = StepCost(512)
+    decode_only(cost, rows, decode_s)
+    row_s = decode_s * share
+    steps = []
+    for _ in range(200):
+        prompt = cost.prompt_rows(rows, 4000)
+        steps.append(decode_s + prompt * row_s)
+        assert prompt % LEAST_ROWS == 0
+        cost.measured(rows, prompt, steps[-1])
+    least = decode_s + LEAST_ROWS * row_s
+    most = decode_s + 512 * row_s
+    assert steps[-1] <= max(STRETCH * decode_s * 1.001, least)
+    # What is given away for want of a whole tile, and no more.
+    assert steps[-1] >= min(STRETCH * decode_s - LEAST_ROWS * row_s * 1.001, most)
+
+
+@given(st.lists(st.floats(0, 1), max_size=200), st.integers(1, 64))
+def test_prompts_never_starve_whatever_is_measured(times: list[float], rows: int) -> None:
+    cost = StepCost(512)
+    for i, took_s in enumerate(times):
+        prompt = cost.prompt_rows(rows, 4000)
+        assert LEAST_ROWS <= prompt <= 512
+        cost.measured(rows, prompt if i % 2 else 0, took_s)
+
+
+def test_a_machine_that_becomes_slower_is_found_out() -> None:
+    cost = StepCost(512)
+    decode_only(cost, 8, 0.020)
+    for _ in range(50):
+        prompt = cost.prompt_rows(8, 4000)
+        cost.measured(8, prompt, 0.020 + prompt * 1e-4)
+    before = cost.prompt_rows(8, 4000)
+    for _ in range(50):
+        prompt = cost.prompt_rows(8, 4000)
+        cost.measured(8, prompt, 0.020 + prompt * 5e-4)
+    assert before == 192
+    assert cost.prompt_rows(8, 4000) in (32, 48)
+
+
+def test_one_wrong_time_does_not_make_a_long_step() -> None:
+    cost = StepCost(512)
+    decode_only(cost, 1, 0.020)
+    for _ in range(50):
+        prompt = cost.prompt_rows(1, 4000)
+        cost.measured(1, prompt, 0.020 + prompt * 1e-3)
+    before = cost.prompt_rows(1, 4000)
+    cost.measured(1, before, 0.0)
+    assert cost.prompt_rows(1, 4000) <= 2 * before
+
+
+def test_more_decode_rows_than_were_measured_count_as_the_most_that_were() -> None:
+    cost = StepCost(512)
+    decode_only(cost, 1, 0.010)
+    decode_only(cost, 16, 0.030)
+    for _ in range(50):
+        prompt = cost.prompt_rows(20, 4000)
+        cost.measured(20, prompt, 0.034 + prompt * 1e-3)
+    assert cost.prompt_rows(20, 4000) == 16
+    assert cost.prompt_rows(4, 4000) == 16
+
+
+@pytest.mark.parametrize(
+    ("ranks", "pending", "rows"),
+    [(1, 100, 512), (2, 500, 128), (2, 40, 64), (3, 500, 128), (4, 64, 64), (2, 4000, 512)],
+)
+def test_while_nobody_decodes_a_prompt_is_cut_for_all_ranks(
+    ranks: int, pending: int, rows: int
+) -> None:
+    cost = StepCost(512, ranks)
+    decode_only(cost, 1, 0.01)
+    assert cost.prompt_rows(0, pending) == rows
