@@ -100,7 +100,9 @@ _SIGNATURES: dict[str, tuple[type | None, list[type]]] = {
     "paceline_quantised_linear": (ctypes.c_int, [isa, address, size, size, address, address]),
     "paceline_norm": (ctypes.c_int, [isa, address, address, size, size, address]),
     "paceline_activate": (ctypes.c_int, [isa, address, address, size, address]),
-    "paceline_layer": (ctypes.c_int, [isa, *[address] * 5]),
+    "paceline_table": (ctypes.c_int, [isa, address, size, address, size, address]),
+    "paceline_finite": (ctypes.c_int, [isa, address, size, size, address]),
+    "paceline_layers": (ctypes.c_int, [isa, address, address, size, *[address] * 3]),
     "paceline_head": (ctypes.c_int, [isa, size, address, address, size, address]),
 }
 

@@ -105,6 +105,24 @@ class Kernels:
         self.call("paceline_quantised_linear", *arguments)
         return out
 
+    def table(self, weight: QuantisedMatrix, ids: Tensor) -> Tensor:
+        """Some columns, int64 [n], of the matrix as floats: [n, K]."""
+        require("ids", ids, 1, torch.int64)
+        matrix = quantised_matrix(weight, None)
+        out = torch.empty(len(ids), weight.depth)
+        within = not len(ids) or bool(ids.min() >= 0 and ids.max() < weight.columns)
+        require_that(within, f"ids are below {weight.columns}", ids=ids)
+        arguments = (weight.depth, ids.data_ptr(), len(ids), out.data_ptr())
+        self.call("paceline_table", ctypes.addressof(matrix), *arguments)
+        return out
+
+    def finite(self, x: Tensor) -> bool:
+        """Whether x [rows, width] is free of NaN and infinities."""
+        require("x", x, 2)
+        found = ctypes.c_int32()
+        self.call("paceline_finite", x.data_ptr(), *x.shape, ctypes.addressof(found))
+        return bool(found.value)
+
     def call(self, function: str, *arguments: object) -> None:
         """One of the library's functions that return a status; raises EngineError on failure."""
         with _one_caller:

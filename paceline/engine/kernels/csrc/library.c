@@ -2,6 +2,7 @@
 #include "cpu.h"
 #include "layer.h"
 #include "pool.h"
+#include "single.h"
 
 #if !defined(PACELINE_KERNELS_BUILD)
 #define PACELINE_KERNELS_BUILD "unknown"
@@ -34,8 +35,11 @@ EXPORT int paceline_norm(int isa, const norm_weights *norm, const float *x, int6
                          int64_t width, float *out);
 EXPORT int paceline_activate(int isa, const mlp_middle *mlp, const float *x, int64_t rows,
                              float *out);
-EXPORT int paceline_layer(int isa, const layer_shape *shape, const layer_weights *layer,
-                          const step_rows *step, float *x, int64_t *culprit);
+EXPORT int paceline_table(int isa, const quantised_matrix *w, int64_t width, const int64_t *ids,
+                          int64_t count, float *out);
+EXPORT int paceline_finite(int isa, const float *x, int64_t rows, int64_t width, int32_t *finite);
+EXPORT int paceline_layers(int isa, const layer_shape *shape, const layer_weights *layers,
+                           int64_t count, const step_rows *step, float *x, int64_t *culprit);
 EXPORT int paceline_head(int isa, int64_t width, const head_weights *head, const float *x,
                          int64_t rows, float *logits);
 
@@ -108,8 +112,17 @@ int paceline_activate(int isa, const mlp_middle *mlp, const float *x, int64_t ro
     return activate_run(&levels[isa], mlp, x, rows, out);
 }
 
-int paceline_layer(int isa, const layer_shape *shape, const layer_weights *layer,
-                   const step_rows *step, float *x, int64_t *culprit) {
+int paceline_table(int isa, const quantised_matrix *w, int64_t width, const int64_t *ids,
+                   int64_t count, float *out) {
+    (void)isa;
+    return count ? table_run(w, width, ids, count, out) : STATUS_OK;
+}
+
+int paceline_finite(int isa, const float *x, int64_t rows, int64_t width, int32_t *finite) {
+    return finite_run(&levels[isa], x, rows, width, finite);
+}
+
+static int check_step(const step_rows *step, int64_t window, int64_t *culprit) {
     const attention_call views = {
         .row_pos = step->row_pos,
         .row_table = step->row_table,
@@ -118,11 +131,19 @@ int paceline_layer(int isa, const layer_shape *shape, const layer_weights *layer
         .pages = step->pages,
         .spans = step->spans,
         .table_pages = step->table_pages,
-        .window = layer->window,
+        .window = window,
     };
-    int status = check_rows(&views, culprit);
-    if (status != STATUS_OK || step->rows == 0) return status;
-    return layer_run(&levels[isa], shape, layer, step, x);
+    return check_rows(&views, culprit);
+}
+
+/* Computes nothing where one of the layers would read out of bounds. */
+int paceline_layers(int isa, const layer_shape *shape, const layer_weights *layers, int64_t count,
+                    const step_rows *step, float *x, int64_t *culprit) {
+    for (int64_t i = 0; i < count; i++) {
+        int status = check_step(step, layers[i].window, culprit);
+        if (status != STATUS_OK) return status;
+    }
+    return step->rows ? layers_run(&levels[isa], shape, layers, count, step, x) : STATUS_OK;
 }
 
 int paceline_head(int isa, int64_t width, const head_weights *head, const float *x, int64_t rows,
