@@ -60,6 +60,16 @@ class Kernels:
         with _one_caller:
             self._library.paceline_set_threads(threads)
 
+    @property
+    def has_many(self) -> bool:
+        """Whether products of many rows have a kernel of their own."""
+        return bool(self._library.paceline_has_many(self._isa))
+
+    def set_many_rows(self, rows: int) -> None:
+        """Use it from this many rows on, in this process; the bits are the same."""
+        with _one_caller:
+            self._library.paceline_set_many_rows(self._isa, rows)
+
     def supports(self, heads: int, kv_heads: int, head_dim: int) -> bool:
         """Whether `attention` handles these head shapes."""
         return (

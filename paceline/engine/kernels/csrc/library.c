@@ -1,4 +1,6 @@
 /* The functions that are called from outside. One caller at a time. */
+#include <stddef.h>
+
 #include "cpu.h"
 #include "layer.h"
 #include "pool.h"
@@ -10,15 +12,16 @@
 
 #define EXPORT __attribute__((visibility("default")))
 
-enum { ISA_PORTABLE, ISA_AVX2, ISA_AVXVNNI, ISA_AVX512, ISA_AVX512VNNI, ISA_COUNT };
+enum { ISA_PORTABLE, ISA_AVX2, ISA_AVXVNNI, ISA_AVX512, ISA_AVX512VNNI, ISA_AMX, ISA_COUNT };
 
-static const kernel_level levels[ISA_COUNT] = {
-    [ISA_PORTABLE] = {&kernels_portable, products_portable},
+static kernel_level levels[ISA_COUNT] = {
+    [ISA_PORTABLE] = {&kernels_portable, products_portable, NULL, 0},
 #if defined(__x86_64__)
-    [ISA_AVX2] = {&kernels_avx2, products_avx2},
-    [ISA_AVXVNNI] = {&kernels_avx2, products_avxvnni},
-    [ISA_AVX512] = {&kernels_avx512, products_avx2},
-    [ISA_AVX512VNNI] = {&kernels_avx512, products_avx512vnni},
+    [ISA_AVX2] = {&kernels_avx2, products_avx2, NULL, 0},
+    [ISA_AVXVNNI] = {&kernels_avx2, products_avxvnni, NULL, 0},
+    [ISA_AVX512] = {&kernels_avx512, products_avx2, NULL, 0},
+    [ISA_AVX512VNNI] = {&kernels_avx512, products_avx512vnni, NULL, 0},
+    [ISA_AMX] = {&kernels_avx512, products_avx512vnni, products_amx, 16},
 #endif
 };
 
@@ -26,6 +29,8 @@ EXPORT const char *paceline_build(void);
 EXPORT int paceline_has_isa(int isa);
 EXPORT void paceline_set_threads(int threads);
 EXPORT int paceline_threads(void);
+EXPORT int paceline_has_many(int isa);
+EXPORT void paceline_set_many_rows(int isa, int64_t rows);
 EXPORT void paceline_linear(int isa, const float *x, const float *w, const float *bias, float *out,
                             int64_t rows, int64_t depth, int64_t columns);
 EXPORT int paceline_attention(int isa, const attention_call *call, int64_t *culprit);
@@ -53,6 +58,7 @@ int paceline_has_isa(int isa) {
         case ISA_AVXVNNI: return cpu_has_avxvnni();
         case ISA_AVX512: return cpu_has_avx512();
         case ISA_AVX512VNNI: return cpu_has_avx512vnni();
+        case ISA_AMX: return cpu_has_amx();
 #endif
     }
     return false;
@@ -61,6 +67,11 @@ int paceline_has_isa(int isa) {
 void paceline_set_threads(int threads) { pool_resize(threads); }
 
 int paceline_threads(void) { return pool_threads(); }
+
+/* Whether products of many rows have a kernel of their own. */
+int paceline_has_many(int isa) { return levels[isa].many_products != NULL; }
+
+void paceline_set_many_rows(int isa, int64_t rows) { levels[isa].many_rows = rows; }
 
 void paceline_linear(int isa, const float *x, const float *w, const float *bias, float *out,
                      int64_t rows, int64_t depth, int64_t columns) {

@@ -29,5 +29,7 @@ int multiply(const multiplied *m, const quantised_matrix *w, float *out, bool ad
     int64_t scratch = m->width * (int64_t)sizeof(float);
     if (rows_run(quantise_rows, &job, m->rows, m->width, scratch)) return STATUS_NO_MEMORY;
     product_job product = {&rows, w, out, add};
-    return product_run(m->level->products, &product) ? STATUS_OK : STATUS_NO_MEMORY;
+    bool many = m->level->many_products && m->rows >= m->level->many_rows;
+    product_kernel kernel = many ? m->level->many_products : m->level->products;
+    return product_run(kernel, &product) ? STATUS_OK : STATUS_NO_MEMORY;
 }
