@@ -42,16 +42,19 @@ class Batch:
 def lay_out(spans: Sequence[Span], limits: Limits) -> Batch:
     """Raises EngineError when spans contradict each other or the limits."""
     _check(spans, limits)
-    counts = torch.tensor([span.count for span in spans], dtype=torch.int64)
-    starts = torch.tensor([span.start for span in spans], dtype=torch.int64)
-    ends = counts.cumsum(0)
-    owner = torch.repeat_interleave(torch.arange(len(spans)), counts)
-    row_pos = torch.arange(int(counts.sum())) + (starts - (ends - counts))[owner]
+    row_pos: list[int] = []
+    row_table: list[int] = []
+    sampled: list[int] = []
+    for index, span in enumerate(spans):
+        row_pos.extend(range(span.start, span.start + span.count))
+        row_table.extend([index] * span.count)
+        if span.sample:
+            sampled.append(len(row_pos) - 1)
     return Batch(
-        row_pos=row_pos,
-        row_table=owner.to(torch.int32),
+        row_pos=torch.tensor(row_pos, dtype=torch.int64),
+        row_table=torch.tensor(row_table, dtype=torch.int32),
         tables=_tables(spans),
-        sampled=(ends - 1)[torch.tensor([span.sample for span in spans], dtype=torch.bool)],
+        sampled=torch.tensor(sampled, dtype=torch.int64),
     )
 
 

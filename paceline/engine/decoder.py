@@ -57,7 +57,9 @@ class Decoder:
         hidden states, or on the last rank logits [sampled rows, vocab]. `on_layer` is called
         after each layer."""
         x = self._layers.run(batch, self._embedded(x, batch), on_layer)
-        return x if self._head is None else self._head.logits(x[batch.sampled])
+        if self._head is None:
+            return x
+        return self._head.logits(x if len(batch.sampled) == batch.rows else x[batch.sampled])
 
     def _embedded(self, x: Tensor, batch: Batch) -> Tensor:
         weights = self._weights

@@ -60,4 +60,4 @@ class PackedMatrix:
         return self._kernels.quantised_linear(x, self.quantised, bias)
 
     def rows(self, ids: Tensor) -> Tensor:
-        return self.quantised.rows(ids)
+        return self._kernels.table(self.quantised, ids)

@@ -40,6 +40,9 @@ class Ops(Protocol):
     ) -> Tensor:
         """See `ReferenceOps.attention`."""
 
+    def finite(self, x: Tensor) -> bool:
+        """Whether x [rows, width] is free of NaN and infinities."""
+
 
 class KernelsWithout:
     """The C kernels where they do not handle a model's heads: attention is the reference's."""
@@ -48,4 +51,5 @@ class KernelsWithout:
         self.linear = built.linear
         self.norm = built.norm
         self.activate = built.activate
+        self.finite = built.finite
         self.attention = ReferenceOps().attention

@@ -1,4 +1,4 @@
-"""Layers as the C library runs them: one call for each, from structs built once at load."""
+"""Layers as the C library runs them: many in one call, from structs built once at load."""
 
 from __future__ import annotations
 
@@ -17,6 +17,10 @@ from paceline.engine.kv import KVCache
 from paceline.engine.matrices import PackedMatrix
 from paceline.engine.rope import RopeTable
 from paceline.engine.weights import Affine, LayerWeights, Linear
+
+CALL_PRODUCTS = 1 << 30
+"""Multiplications by weights in one call, unless a single layer is more: tens of milliseconds, in
+which nobody is told of progress. Between calls Python finds its own memory out of the cache."""
 
 
 class LayerProgram:
@@ -41,17 +45,21 @@ class LayerProgram:
             abi.MlpMiddle(config.mlp_width, abi.ACTIVATIONS[config.activation], config.gated),
         )
         self._pages = kv.keys.shape[1]
-        self._layers = [
-            _layer(config, layer, layer_weights, kv, index, ropes)
-            for index, (layer, layer_weights) in enumerate(zip(layers, weights, strict=True))
-        ]
+        self._layers = (abi.LayerWeights * len(layers))(
+            *(
+                _layer(config, layer, layer_weights, kv, index, ropes)
+                for index, (layer, layer_weights) in enumerate(zip(layers, weights, strict=True))
+            )
+        )
+        self._layer_products = max((_products(one) for one in self._layers), default=1)
         self._kept = (weights, kv, ropes)
         """What the structs point into."""
 
     def run(self, batch: Batch, x: Tensor, on_layer: Callable[[], None]) -> Tensor:
         """Hidden states float32 [rows, width]: those behind the last layer. `on_layer` is called
-        after each."""
-        x = x.clone()
+        for each, after a call to C of some."""
+        # Torch would share a large copy out to threads of its own, which then spin beside ours.
+        x = torch.from_numpy(x.numpy().copy())
         step = abi.StepRows(
             *(t.data_ptr() for t in (batch.row_pos, batch.row_table, batch.tables)),
             batch.rows,
@@ -59,11 +67,16 @@ class LayerProgram:
             *batch.tables.shape,
         )
         shape, rows = ctypes.addressof(self._shape), ctypes.addressof(step)
-        for layer in self._layers:
+        layers, layer_bytes = ctypes.addressof(self._layers), ctypes.sizeof(abi.LayerWeights)
+        per_call = max(CALL_PRODUCTS // (self._layer_products * max(batch.rows, 1)), 1)
+        for start in range(0, len(self._layers), per_call):
+            count = min(per_call, len(self._layers) - start)
+            first = layers + start * layer_bytes
             self._kernels.call_on_rows(
-                "paceline_layer", step, shape, ctypes.addressof(layer), rows, x.data_ptr()
+                "paceline_layers", step, shape, first, count, rows, x.data_ptr()
             )
-            on_layer()
+            for _ in range(count):
+                on_layer()
         return x
 
 
@@ -115,6 +128,12 @@ def _layer(
         layer.query_scale,
         layer.softcap,
     )
+
+
+def _products(layer: abi.LayerWeights) -> int:
+    """Multiplications for one row."""
+    matrices = (layer.qkv, layer.o, layer.up, layer.down)
+    return sum(matrix.columns * matrix.depth for matrix in matrices)
 
 
 def _norm(config: ModelConfig, norm: Affine | None) -> abi.NormWeights:

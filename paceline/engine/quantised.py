@@ -59,12 +59,6 @@ class QuantisedMatrix:
     def nbytes(self) -> int:
         return self.packed.nbytes + self.scales.nbytes
 
-    def rows(self, columns: Tensor) -> Tensor:
-        """Some columns, int64 [n], as floats [n, depth]: a table's rows."""
-        bytes_ = self.packed[columns // STRIP, :, columns % STRIP]
-        values = _without_filling(bytes_.flatten(1), self.depth)
-        return (values.float() - WEIGHT_ZERO).mul_(self.scales[columns, None])
-
 
 def quantise(weights: Tensor) -> tuple[Tensor, Tensor]:
     """float32 [columns, depth]: int8 of that shape within +-127, and scales [columns]."""

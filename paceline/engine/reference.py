@@ -13,6 +13,8 @@ Why a row's bits depend on that row alone (measured with MKL, see the tests):
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -105,6 +107,10 @@ class ReferenceOps:
         )
         out = out.permute(0, 3, 1, 2, 4)[tile, place]
         return out.reshape(rows, heads * head_dim)
+
+    def finite(self, x: Tensor) -> bool:
+        """Whether x is free of NaN and infinities."""
+        return all(math.isfinite(bound) for bound in x.aminmax())
 
 
 def _filled(x: Tensor, rows: int) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -47,6 +46,7 @@ class Stage:
         self.weights = weights
         self.weight_bytes = weights.nbytes
         self.kv_bytes = kv.nbytes
+        self._numerics = numerics
         self.numerics_id = numerics.id
 
     @classmethod
@@ -92,7 +92,7 @@ class Stage:
         batch = lay_out(spans, self._limits)
         self._check_input(batch, x)
         out = self._decoder.forward(batch, x, on_layer) if batch.rows else self._nothing()
-        if out.numel() and not all(math.isfinite(bound) for bound in out.aminmax()):
+        if out.numel() and not self._numerics.ops.finite(out):
             raise EngineError(
                 f"layers [{self._shard.start}, {self._shard.stop}) made NaN or infinite values; "
                 "the weights or the memory of this node are damaged"

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 ROOT = Path(__file__).parents[2]
-ISAS = ["avx512vnni", "avx512", "avxvnni", "avx2", "portable"]
+ISAS = ["amx", "avx512vnni", "avx512", "avxvnni", "avx2", "portable"]
 
 
 def build(directory: Path, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -75,3 +75,16 @@ def test_activations_at_the_ends(kernels: Kernels, kind: str) -> None:
     assert ours[0, 2:6].tolist() == [0.0, 88.5, 200.0, torch.inf]
     assert ours[0, :2].abs().max() < 1e-35
     assert ours[0, 6].isnan()
+
+
+@pytest.mark.parametrize("width", [1, 15, 17, 64, 20_000])
+@pytest.mark.parametrize("bad", [torch.inf, -torch.inf, torch.nan])
+def test_damage_is_found_wherever_it_is(kernels: Kernels, width: int, bad: float) -> None:
+    kernels.set_threads(2)
+    x = random(5, width) * (torch.finfo(torch.float32).max / 10)
+    assert kernels.finite(x)
+    assert kernels.finite(x[:0])
+    for row, column in ((0, 0), (2, width // 2), (4, width - 1)):
+        damaged = x.clone()
+        damaged[row, column] = bad
+        assert not kernels.finite(damaged)

@@ -57,8 +57,7 @@ def test_packing_loses_nothing(depth: int, columns: int) -> None:
     held = QuantisedMatrix(pack(values), scales, depth)
     assert torch.equal(unpack(held), values)
     ids = torch.randint(columns, (7,), generator=torch.Generator().manual_seed(2))
-    assert torch.equal(held.rows(ids), values[ids] * scales[ids, None])
-    assert torch.equal(EagerMatrix(held).rows(ids), held.rows(ids))
+    assert torch.equal(EagerMatrix(held).rows(ids), values[ids] * scales[ids, None])
 
 
 def test_weights_are_rounded_to_the_nearest_of_255_steps() -> None:
@@ -205,6 +204,19 @@ def test_matrices_that_do_not_fit(kernels: Kernels) -> None:
     for call in wrong:
         with pytest.raises(EngineError, match="a kernel was given"):
             call()
+
+
+@pytest.mark.parametrize("depth", [6, 33, 64, 576])
+def test_a_table_row_is_exact(kernels: Kernels, depth: int) -> None:
+    kernels.set_threads(2)
+    held = matrix(40, depth)
+    ids = torch.arange(-40, 40).abs() % 40
+    found = kernels.table(held, ids)
+    assert torch.equal(found, unpack(held)[ids].float() * held.scales[ids, None])
+    assert kernels.table(held, ids[:0]).shape == (0, depth)
+    for outside in (-1, 40):
+        with pytest.raises(EngineError, match="ids are below 40"):
+            kernels.table(held, torch.tensor([0, outside]))
 
 
 def test_a_table_serves_lookup_and_head(kernels: Kernels) -> None:

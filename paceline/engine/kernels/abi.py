@@ -6,10 +6,10 @@ import ctypes
 
 address, size, isa = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
 
-ISA_NUMBERS = {"portable": 0, "avx2": 1, "avxvnni": 2, "avx512": 3, "avx512vnni": 4}
+ISA_NUMBERS = {"portable": 0, "avx2": 1, "avxvnni": 2, "avx512": 3, "avx512vnni": 4, "amx": 5}
 """`levels` of csrc/library.c."""
 
-FLOAT_ISAS = {"avxvnni": "avx2", "avx512vnni": "avx512"}
+FLOAT_ISAS = {"avxvnni": "avx2", "avx512vnni": "avx512", "amx": "avx512"}
 """Whose float kernels a level has, where not its own."""
 
 NORMS = {"rms": 0, "layer": 1}
@@ -95,12 +95,16 @@ _SIGNATURES: dict[str, tuple[type | None, list[type]]] = {
     "paceline_has_isa": (ctypes.c_int, [isa]),
     "paceline_set_threads": (None, [ctypes.c_int]),
     "paceline_threads": (ctypes.c_int, []),
+    "paceline_has_many": (ctypes.c_int, [isa]),
+    "paceline_set_many_rows": (None, [isa, size]),
     "paceline_linear": (None, [isa, *[address] * 4, *[size] * 3]),
     "paceline_attention": (ctypes.c_int, [isa, address, address]),
     "paceline_quantised_linear": (ctypes.c_int, [isa, address, size, size, address, address]),
     "paceline_norm": (ctypes.c_int, [isa, address, address, size, size, address]),
     "paceline_activate": (ctypes.c_int, [isa, address, address, size, address]),
-    "paceline_layer": (ctypes.c_int, [isa, *[address] * 5]),
+    "paceline_table": (ctypes.c_int, [isa, address, size, address, size, address]),
+    "paceline_finite": (ctypes.c_int, [isa, address, size, size, address]),
+    "paceline_layers": (ctypes.c_int, [isa, address, address, size, *[address] * 3]),
     "paceline_head": (ctypes.c_int, [isa, size, address, address, size, address]),
 }
 

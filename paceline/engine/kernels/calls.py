@@ -60,6 +60,16 @@ class Kernels:
         with _one_caller:
             self._library.paceline_set_threads(threads)
 
+    @property
+    def has_many(self) -> bool:
+        """Whether products of many rows have a kernel of their own."""
+        return bool(self._library.paceline_has_many(self._isa))
+
+    def set_many_rows(self, rows: int) -> None:
+        """Use it from this many rows on, in this process; the bits are the same."""
+        with _one_caller:
+            self._library.paceline_set_many_rows(self._isa, rows)
+
     def supports(self, heads: int, kv_heads: int, head_dim: int) -> bool:
         """Whether `attention` handles these head shapes."""
         return (
@@ -104,6 +114,24 @@ class Kernels:
         arguments = (x.data_ptr(), *x.shape, ctypes.addressof(matrix), out.data_ptr())
         self.call("paceline_quantised_linear", *arguments)
         return out
+
+    def table(self, weight: QuantisedMatrix, ids: Tensor) -> Tensor:
+        """Some columns, int64 [n], of the matrix as floats: [n, K]."""
+        require("ids", ids, 1, torch.int64)
+        matrix = quantised_matrix(weight, None)
+        out = torch.empty(len(ids), weight.depth)
+        within = not len(ids) or bool(ids.min() >= 0 and ids.max() < weight.columns)
+        require_that(within, f"ids are below {weight.columns}", ids=ids)
+        arguments = (weight.depth, ids.data_ptr(), len(ids), out.data_ptr())
+        self.call("paceline_table", ctypes.addressof(matrix), *arguments)
+        return out
+
+    def finite(self, x: Tensor) -> bool:
+        """Whether x [rows, width] is free of NaN and infinities."""
+        require("x", x, 2)
+        found = ctypes.c_int32()
+        self.call("paceline_finite", x.data_ptr(), *x.shape, ctypes.addressof(found))
+        return bool(found.value)
 
     def call(self, function: str, *arguments: object) -> None:
         """One of the library's functions that return a status; raises EngineError on failure."""

@@ -14,11 +14,12 @@ import torch
 from paceline.engine.kernels.abi import ISA_NUMBERS, declare
 from paceline.engine.kernels.calls import MOST_THREADS, Kernels
 from paceline.engine.kernels.selftest import wrong_kernels
+from paceline.engine.kernels.tuning import tune
 from paceline.types.errors import EngineError
 
 ISA_VARIABLE = "PACELINE_KERNEL_ISA"
 
-_FASTEST_FIRST = ("avx512vnni", "avxvnni", "avx512", "avx2", "portable")
+_FASTEST_FIRST = ("amx", "avx512vnni", "avxvnni", "avx512", "avx2", "portable")
 
 _log = structlog.get_logger(__name__)
 
@@ -69,6 +70,7 @@ def _load(directory: Path, isa: str | None) -> Kernels | None:
         reason = f"the self-test of {kernels.name} found wrong results: {', '.join(wrong)}"
         _log.warning("kernels_left_out", reason=reason)
         return None
+    tune(kernels)
     kernels.set_threads(min(torch.get_num_threads(), MOST_THREADS))
     return kernels
 

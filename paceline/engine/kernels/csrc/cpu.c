@@ -1,7 +1,13 @@
-#if defined(__x86_64__)
+#define _GNU_SOURCE
 #include "cpu.h"
 
+#if defined(__x86_64__)
 #include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+/* See arch_prctl(2) of Linux: the system keeps a process's tiles only if it asked for them. */
+enum { REQUEST_PERMISSION = 0x1023, TILE_DATA = 18 };
 
 /* A bit of a CPUID leaf's register: those that __builtin_cpu_supports does not know everywhere. */
 typedef enum { EAX, EBX, ECX, EDX } cpuid_register;
@@ -25,5 +31,18 @@ bool cpu_has_avx512(void) { return cpu_has_avx2() && __builtin_cpu_supports("avx
 bool cpu_has_avx512vnni(void) {
     return cpu_has_avx512() && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
+}
+
+static bool tiles_permitted(void) {
+#if defined(__linux__)
+    return syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
+#else
+    return false;
+#endif
+}
+
+bool cpu_has_amx(void) {
+    return cpu_has_avx512vnni() && cpuid_bit(7, 0, EDX, 24) && cpuid_bit(7, 0, EDX, 25) &&
+           tiles_permitted();
 }
 #endif

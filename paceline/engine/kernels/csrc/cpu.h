@@ -8,5 +8,6 @@ bool cpu_has_avx2(void); /* with FMA and F16C */
 bool cpu_has_avxvnni(void);
 bool cpu_has_avx512(void);
 bool cpu_has_avx512vnni(void);
+bool cpu_has_amx(void); /* and the system lets this process use it */
 
 #endif

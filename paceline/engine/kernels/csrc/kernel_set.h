@@ -28,6 +28,7 @@ const kernel_set ISA(kernels) = {
     .linear = ISA(linear),
     .attention = ISA(attention),
     .quantise = ISA(quantise),
+    .finite = ISA(finite),
     .norm = ISA(norm),
     .norm_quantise = ISA(norm_quantise),
     .activate = ISA(activate),

@@ -61,6 +61,7 @@ typedef struct {
     int (*attention)(const attention_call *call);
     void (*quantise)(const float *x, int64_t width, const quantised_rows *out, int64_t row,
                      int64_t end);
+    bool (*finite)(const float *x, int64_t n);
     void (*norm)(const norm_weights *norm, const float *x, int64_t width, float *out, int64_t row,
                  int64_t end);
     void (*norm_quantise)(const norm_weights *norm, const float *x, int64_t width,

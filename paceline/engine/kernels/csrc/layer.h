@@ -1,4 +1,4 @@
-/* A decoder layer, from the residual stream to the residual stream. */
+/* Decoder layers, from the residual stream to the residual stream, and the head. */
 #ifndef PACELINE_LAYER_H
 #define PACELINE_LAYER_H
 
@@ -34,24 +34,13 @@ typedef struct {
     quantised_matrix head;
 } head_weights;
 
-/* x [rows, width] becomes what the layer makes of it. Positions and pages have been checked. */
-int layer_run(const kernel_level *level, const layer_shape *shape, const layer_weights *layer,
-              const step_rows *step, float *x);
+/* x [rows, width] becomes what `count` layers make of it, one after the other. Positions and pages
+   have been checked. */
+int layers_run(const kernel_level *level, const layer_shape *shape, const layer_weights *layers,
+               int64_t count, const step_rows *step, float *x);
 
 /* Logits [rows, columns] of rows of x [rows, width]. */
 int head_run(const kernel_level *level, int64_t width, const head_weights *head, const float *x,
              int64_t rows, float *logits);
-
-/* Single steps of a layer. out [rows, columns]. */
-int linear_run(const kernel_level *level, const float *x, int64_t rows, int64_t width,
-               const quantised_matrix *w, float *out);
-
-/* out [rows, width]. */
-int norm_run(const kernel_level *level, const norm_weights *norm, const float *x, int64_t rows,
-             int64_t width, float *out);
-
-/* out [rows, mlp->width]. */
-int activate_run(const kernel_level *level, const mlp_middle *mlp, const float *x, int64_t rows,
-                 float *out);
 
 #endif

@@ -1,7 +1,10 @@
 /* The functions that are called from outside. One caller at a time. */
+#include <stddef.h>
+
 #include "cpu.h"
 #include "layer.h"
 #include "pool.h"
+#include "single.h"
 
 #if !defined(PACELINE_KERNELS_BUILD)
 #define PACELINE_KERNELS_BUILD "unknown"
@@ -9,15 +12,16 @@
 
 #define EXPORT __attribute__((visibility("default")))
 
-enum { ISA_PORTABLE, ISA_AVX2, ISA_AVXVNNI, ISA_AVX512, ISA_AVX512VNNI, ISA_COUNT };
+enum { ISA_PORTABLE, ISA_AVX2, ISA_AVXVNNI, ISA_AVX512, ISA_AVX512VNNI, ISA_AMX, ISA_COUNT };
 
-static const kernel_level levels[ISA_COUNT] = {
-    [ISA_PORTABLE] = {&kernels_portable, products_portable},
+static kernel_level levels[ISA_COUNT] = {
+    [ISA_PORTABLE] = {&kernels_portable, products_portable, NULL, 0},
 #if defined(__x86_64__)
-    [ISA_AVX2] = {&kernels_avx2, products_avx2},
-    [ISA_AVXVNNI] = {&kernels_avx2, products_avxvnni},
-    [ISA_AVX512] = {&kernels_avx512, products_avx2},
-    [ISA_AVX512VNNI] = {&kernels_avx512, products_avx512vnni},
+    [ISA_AVX2] = {&kernels_avx2, products_avx2, NULL, 0},
+    [ISA_AVXVNNI] = {&kernels_avx2, products_avxvnni, NULL, 0},
+    [ISA_AVX512] = {&kernels_avx512, products_avx2, NULL, 0},
+    [ISA_AVX512VNNI] = {&kernels_avx512, products_avx512vnni, NULL, 0},
+    [ISA_AMX] = {&kernels_avx512, products_avx512vnni, products_amx, 16},
 #endif
 };
 
@@ -25,6 +29,8 @@ EXPORT const char *paceline_build(void);
 EXPORT int paceline_has_isa(int isa);
 EXPORT void paceline_set_threads(int threads);
 EXPORT int paceline_threads(void);
+EXPORT int paceline_has_many(int isa);
+EXPORT void paceline_set_many_rows(int isa, int64_t rows);
 EXPORT void paceline_linear(int isa, const float *x, const float *w, const float *bias, float *out,
                             int64_t rows, int64_t depth, int64_t columns);
 EXPORT int paceline_attention(int isa, const attention_call *call, int64_t *culprit);
@@ -34,8 +40,11 @@ EXPORT int paceline_norm(int isa, const norm_weights *norm, const float *x, int6
                          int64_t width, float *out);
 EXPORT int paceline_activate(int isa, const mlp_middle *mlp, const float *x, int64_t rows,
                              float *out);
-EXPORT int paceline_layer(int isa, const layer_shape *shape, const layer_weights *layer,
-                          const step_rows *step, float *x, int64_t *culprit);
+EXPORT int paceline_table(int isa, const quantised_matrix *w, int64_t width, const int64_t *ids,
+                          int64_t count, float *out);
+EXPORT int paceline_finite(int isa, const float *x, int64_t rows, int64_t width, int32_t *finite);
+EXPORT int paceline_layers(int isa, const layer_shape *shape, const layer_weights *layers,
+                           int64_t count, const step_rows *step, float *x, int64_t *culprit);
 EXPORT int paceline_head(int isa, int64_t width, const head_weights *head, const float *x,
                          int64_t rows, float *logits);
 
@@ -49,6 +58,7 @@ int paceline_has_isa(int isa) {
         case ISA_AVXVNNI: return cpu_has_avxvnni();
         case ISA_AVX512: return cpu_has_avx512();
         case ISA_AVX512VNNI: return cpu_has_avx512vnni();
+        case ISA_AMX: return cpu_has_amx();
 #endif
     }
     return false;
@@ -57,6 +67,11 @@ int paceline_has_isa(int isa) {
 void paceline_set_threads(int threads) { pool_resize(threads); }
 
 int paceline_threads(void) { return pool_threads(); }
+
+/* Whether products of many rows have a kernel of their own. */
+int paceline_has_many(int isa) { return levels[isa].many_products != NULL; }
+
+void paceline_set_many_rows(int isa, int64_t rows) { levels[isa].many_rows = rows; }
 
 void paceline_linear(int isa, const float *x, const float *w, const float *bias, float *out,
                      int64_t rows, int64_t depth, int64_t columns) {
@@ -108,8 +123,17 @@ int paceline_activate(int isa, const mlp_middle *mlp, const float *x, int64_t ro
     return activate_run(&levels[isa], mlp, x, rows, out);
 }
 
-int paceline_layer(int isa, const layer_shape *shape, const layer_weights *layer,
-                   const step_rows *step, float *x, int64_t *culprit) {
+int paceline_table(int isa, const quantised_matrix *w, int64_t width, const int64_t *ids,
+                   int64_t count, float *out) {
+    (void)isa;
+    return count ? table_run(w, width, ids, count, out) : STATUS_OK;
+}
+
+int paceline_finite(int isa, const float *x, int64_t rows, int64_t width, int32_t *finite) {
+    return finite_run(&levels[isa], x, rows, width, finite);
+}
+
+static int check_step(const step_rows *step, int64_t window, int64_t *culprit) {
     const attention_call views = {
         .row_pos = step->row_pos,
         .row_table = step->row_table,
@@ -118,11 +142,19 @@ int paceline_layer(int isa, const layer_shape *shape, const layer_weights *layer
         .pages = step->pages,
         .spans = step->spans,
         .table_pages = step->table_pages,
-        .window = layer->window,
+        .window = window,
     };
-    int status = check_rows(&views, culprit);
-    if (status != STATUS_OK || step->rows == 0) return status;
-    return layer_run(&levels[isa], shape, layer, step, x);
+    return check_rows(&views, culprit);
+}
+
+/* Computes nothing where one of the layers would read out of bounds. */
+int paceline_layers(int isa, const layer_shape *shape, const layer_weights *layers, int64_t count,
+                    const step_rows *step, float *x, int64_t *culprit) {
+    for (int64_t i = 0; i < count; i++) {
+        int status = check_step(step, layers[i].window, culprit);
+        if (status != STATUS_OK) return status;
+    }
+    return step->rows ? layers_run(&levels[isa], shape, layers, count, step, x) : STATUS_OK;
 }
 
 int paceline_head(int isa, int64_t width, const head_weights *head, const float *x, int64_t rows,

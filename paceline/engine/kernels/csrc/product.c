@@ -10,6 +10,7 @@ enum {
     WORTH_BYTES = 16 * 1024,
     WORTH_PRODUCTS = 256 * 1024,
     TASK_ROWS = 144,
+    BLOCK_ROWS = 16, /* which kernels take at once; some fewer */
     TASKS_PER_THREAD = 4
 };
 
@@ -67,7 +68,10 @@ bool product_run(product_kernel kernel, const product_job *job) {
     int64_t even = strips * row_tasks / (threads * TASKS_PER_THREAD);
     int64_t worth = larger(WORTH_BYTES / strip_bytes, WORTH_PRODUCTS / (strip_bytes * rows));
     int64_t per_task = larger(smaller(larger(even, worth), TASK_BYTES / strip_bytes), 1);
-    product_tasks tasks = {kernel, job, per_task, (rows + row_tasks - 1) / row_tasks, row_tasks};
+    int64_t blocks = (rows + BLOCK_ROWS - 1) / BLOCK_ROWS;
+    int64_t rows_per_task = (blocks + row_tasks - 1) / row_tasks * BLOCK_ROWS;
+    row_tasks = (rows + rows_per_task - 1) / rows_per_task;
+    product_tasks tasks = {kernel, job, per_task, rows_per_task, row_tasks};
     pool_run(product_task, &tasks, (strips + per_task - 1) / per_task * row_tasks);
     return true;
 }

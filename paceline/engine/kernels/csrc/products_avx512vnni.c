@@ -6,10 +6,11 @@
 
 #define CODE __attribute__((target("avx512f,avx512bw,avx512vl,avx512vnni")))
 
-enum { MOST_ROWS = 12, AHEAD = 2048 };
+enum { MOST_ROWS = 12, AHEAD = 16384 };
 
-/* Memory delivers a strip slower than it is computed, and prefetchers stop at page ends. */
-#define PREFETCH(p) _mm_prefetch((const char *)(p), _MM_HINT_T0)
+/* Memory delivers a strip slower than it is computed, and prefetchers stop at page ends. The
+   second-level cache waits for more lines at once than the first. */
+#define PREFETCH(p) _mm_prefetch((const char *)(p), _MM_HINT_T1)
 
 typedef struct {
     const product_job *job;

@@ -70,3 +70,6 @@ ISA_CODE static void ISA(quantise)(const float *x, int64_t width, const quantise
                                    int64_t row, int64_t end) {
     for (; row < end; row++) quantise_row(x + row * width, width, out, row);
 }
+
+/* Whether n floats are free of NaN and infinities. */
+ISA_CODE static bool ISA(finite)(const float *x, int64_t n) { return largest_size(x, n) <= FLT_MAX; }

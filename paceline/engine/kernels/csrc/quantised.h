@@ -53,6 +53,7 @@ void products_portable(const product_job *job, product_part part, void *scratch)
 void products_avx2(const product_job *job, product_part part, void *scratch);
 void products_avxvnni(const product_job *job, product_part part, void *scratch);
 void products_avx512vnni(const product_job *job, product_part part, void *scratch);
+void products_amx(const product_job *job, product_part part, void *scratch);
 #endif
 
 static inline int64_t strips_of(int64_t columns) { return (columns + STRIP - 1) / STRIP; }

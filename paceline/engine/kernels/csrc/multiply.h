@@ -1,0 +1,20 @@
+/* From float rows to float rows: quantised, and multiplied by a matrix. */
+#ifndef PACELINE_MULTIPLY_H
+#define PACELINE_MULTIPLY_H
+
+#include "level.h"
+
+/* Rows that are quantised after a norm, after the MLP's middle, or as they are: one of `norm` and
+   `middle` may be set. `width` is that of the int8 rows. */
+typedef struct {
+    const kernel_level *level;
+    const norm_weights *norm;
+    const mlp_middle *middle;
+    const float *x;
+    int64_t rows, width;
+} multiplied;
+
+/* out [rows, columns] = the rows times w, or += if `add`. STATUS_OK or STATUS_NO_MEMORY. */
+int multiply(const multiplied *m, const quantised_matrix *w, float *out, bool add);
+
+#endif

@@ -1,0 +1,148 @@
+/* Quantised products with AMX: a strip of weights, as it lies in memory, is a column of tiles, one
+   for each group, and up to 16 rows are multiplied by a tile at once. */
+#if defined(__x86_64__)
+#include "quantised.h"
+
+#include <immintrin.h>
+
+#define CODE __attribute__((target("avx512f,avx512bw,avx512vl,amx-tile,amx-int8")))
+
+enum { TILE_ROWS = 16, ROW_BYTES = STRIP * (int)sizeof(int32_t), TILE_BYTES = TILE_ROWS * ROW_BYTES };
+
+/* Tiles are read too far apart in time for the prefetchers of the CPU. */
+enum { AHEAD = 4 * TILE_BYTES };
+
+/* Tiles of activations, weights and sums; the last rows have lower ones. The compiler wants plain
+   numbers. */
+#define X 0
+#define W 1
+#define SUMS 2
+#define LAST_X 3
+#define LAST_SUMS 4
+
+typedef struct {
+    uint8_t palette, start_row, reserved[14];
+    uint16_t row_bytes[16];
+    uint8_t rows[16];
+} tile_shapes;
+
+typedef struct {
+    _Alignas(64) int32_t row[TILE_ROWS][STRIP];
+} tile_sums;
+
+CODE static void shape_tiles(int64_t group, int64_t last_rows) {
+    tile_shapes t = {.palette = 1};
+    t.row_bytes[X] = t.row_bytes[LAST_X] = (uint16_t)group;
+    t.row_bytes[W] = t.row_bytes[SUMS] = t.row_bytes[LAST_SUMS] = ROW_BYTES;
+    t.rows[X] = t.rows[SUMS] = TILE_ROWS;
+    t.rows[LAST_X] = t.rows[LAST_SUMS] = (uint8_t)last_rows;
+    t.rows[W] = (uint8_t)(group / QUAD);
+    _tile_loadconfig(&t);
+}
+
+CODE static inline void finish(const product_job *job, int64_t row, int64_t strip, __m512 total) {
+    const quantised_matrix *w = job->w;
+    int64_t first = strip * STRIP, left = w->columns - first;
+    __mmask16 lanes = left >= STRIP ? 0xFFFF : (__mmask16)((1u << left) - 1);
+    float *out = job->out + row * w->columns + first;
+    __m512 y = _mm512_mul_ps(total, _mm512_maskz_loadu_ps(lanes, w->scales + first));
+    if (w->bias) y = _mm512_add_ps(y, _mm512_maskz_loadu_ps(lanes, w->bias + first));
+    if (job->add) y = _mm512_add_ps(_mm512_maskz_loadu_ps(lanes, out), y);
+    _mm512_mask_storeu_ps(out, lanes, y);
+}
+
+/* `rows` is a constant after inlining, so that all sums stay in registers. */
+__attribute__((always_inline)) CODE static inline void add_group(const int rows,
+                                                                 const tile_sums *sums,
+                                                                 const quantised_rows *x,
+                                                                 int64_t first, __m512 *total) {
+    const int32_t *offsets = x->offsets + first;
+    const float *scales = x->scales + first;
+#pragma GCC unroll 16
+    for (int r = 0; r < rows; r++) {
+        __m512i sum = _mm512_add_epi32(_mm512_load_si512(sums->row[r]),
+                                       _mm512_set1_epi32(offsets[r * x->groups]));
+        total[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), _mm512_set1_ps(scales[r * x->groups]),
+                                   total[r]);
+    }
+}
+
+CODE static inline void prefetch_tile(const uint8_t *w) {
+    for (int i = 0; i < TILE_BYTES; i += ROW_BYTES)
+        _mm_prefetch((const char *)w + i, _MM_HINT_T0);
+}
+
+/* `last` is a constant after inlining. */
+__attribute__((always_inline)) CODE static inline void multiply_tiles(const bool last,
+                                                                      const int8_t *x,
+                                                                      int64_t depth,
+                                                                      const uint8_t *w,
+                                                                      tile_sums *sums) {
+    _tile_loadd(W, w, STRIP * QUAD);
+    if (last) {
+        _tile_zero(LAST_SUMS);
+        _tile_loadd(LAST_X, x, depth);
+        _tile_dpbsud(LAST_SUMS, LAST_X, W);
+        _tile_stored(LAST_SUMS, sums->row, ROW_BYTES);
+    } else {
+        _tile_zero(SUMS);
+        _tile_loadd(X, x, depth);
+        _tile_dpbsud(SUMS, X, W);
+        _tile_stored(SUMS, sums->row, ROW_BYTES);
+    }
+}
+
+/* Sums of one group are added up while the tiles of the next are at work. */
+__attribute__((always_inline)) CODE static inline void rows_by_strip(const int rows,
+                                                                     const product_job *job,
+                                                                     int64_t row, int64_t strip) {
+    const quantised_rows *x = job->x;
+    const int8_t *values = x->values + row * x->depth;
+    const uint8_t *w = job->w->packed + strip * STRIP * x->depth;
+    const int64_t first = row * x->groups;
+    tile_sums sums[2];
+    __m512 total[TILE_ROWS];
+#pragma GCC unroll 16
+    for (int r = 0; r < rows; r++) total[r] = _mm512_setzero_ps();
+    for (int64_t g = 0; g < x->groups; g++, values += x->group, w += x->group * STRIP) {
+        prefetch_tile(w + AHEAD);
+        multiply_tiles(rows < TILE_ROWS, values, x->depth, w, &sums[g & 1]);
+        if (g > 0) add_group(rows, &sums[(g - 1) & 1], x, first + g - 1, total);
+    }
+    add_group(rows, &sums[(x->groups - 1) & 1], x, first + x->groups - 1, total);
+#pragma GCC unroll 16
+    for (int r = 0; r < rows; r++) finish(job, row + r, strip, total[r]);
+}
+
+CODE static void last_rows(int64_t rows, const product_job *job, int64_t row, int64_t strip) {
+    switch (rows) {
+        case 1: rows_by_strip(1, job, row, strip); break;
+        case 2: rows_by_strip(2, job, row, strip); break;
+        case 3: rows_by_strip(3, job, row, strip); break;
+        case 4: rows_by_strip(4, job, row, strip); break;
+        case 5: rows_by_strip(5, job, row, strip); break;
+        case 6: rows_by_strip(6, job, row, strip); break;
+        case 7: rows_by_strip(7, job, row, strip); break;
+        case 8: rows_by_strip(8, job, row, strip); break;
+        case 9: rows_by_strip(9, job, row, strip); break;
+        case 10: rows_by_strip(10, job, row, strip); break;
+        case 11: rows_by_strip(11, job, row, strip); break;
+        case 12: rows_by_strip(12, job, row, strip); break;
+        case 13: rows_by_strip(13, job, row, strip); break;
+        case 14: rows_by_strip(14, job, row, strip); break;
+        case 15: rows_by_strip(15, job, row, strip); break;
+    }
+}
+
+CODE void products_amx(const product_job *job, product_part part, void *scratch) {
+    (void)scratch;
+    int64_t last = (part.row_end - part.row) % TILE_ROWS, whole_end = part.row_end - last;
+    shape_tiles(job->x->group, last ? last : 1);
+    for (int64_t row = part.row; row < whole_end; row += TILE_ROWS)
+        for (int64_t strip = part.strip; strip < part.strip_end; strip++)
+            rows_by_strip(TILE_ROWS, job, row, strip);
+    for (int64_t strip = part.strip; last && strip < part.strip_end; strip++)
+        last_rows(last, job, whole_end, strip);
+    _tile_release();
+}
+#endif

@@ -1,0 +1,57 @@
+"""From how many rows on a product has a kernel of its own, measured: the bits are the same."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+
+from paceline.engine.kernels.calls import Kernels
+from paceline.engine.quantised import QUAD, STRIP, QuantisedMatrix
+
+CANDIDATES = (4, 8, 16)
+"""Rows. Fewer wait for memory, whoever multiplies; and a kernel for many works on 16 at once."""
+
+NEVER = 2**62
+_DEPTH, _COLUMNS = 576, 1024
+_ROUNDS = 5
+"""The quickest counts: the others met other work on the machine."""
+
+
+def tune(kernels: Kernels, clock: Callable[[], float] = time.perf_counter) -> None:
+    """Sets `kernels` to what is faster here. Takes milliseconds, so nothing is kept on disk."""
+    if not kernels.has_many:
+        return
+    shape = (_COLUMNS // STRIP, _DEPTH // QUAD, STRIP, QUAD)
+    matrix = QuantisedMatrix(
+        torch.full(shape, 130, dtype=torch.uint8), torch.ones(_COLUMNS), _DEPTH
+    )
+
+    def seconds(rows: int, many_from: int) -> float:
+        kernels.set_many_rows(many_from)
+        x = torch.full((rows, _DEPTH), 0.01)
+        return min(
+            _timed(lambda: kernels.quantised_linear(x, matrix), clock) for _ in range(_ROUNDS)
+        )
+
+    took = {rows: (seconds(rows, NEVER), seconds(rows, 1)) for rows in CANDIDATES}
+    kernels.set_many_rows(many_rows(took))
+
+
+def many_rows(took: dict[int, tuple[float, float]]) -> int:
+    """By rows: seconds of the kernel for few and of that for many. The least rows from which on the
+    latter is not slower."""
+    best = NEVER
+    for rows in sorted(took, reverse=True):
+        few, many = took[rows]
+        if many > few:
+            break
+        best = rows
+    return best
+
+
+def _timed(work: Callable[[], object], clock: Callable[[], float]) -> float:
+    began = clock()
+    work()
+    return clock() - began
