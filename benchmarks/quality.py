@@ -54,11 +54,11 @@ def compare(checkpoint: Path, ids: Sequence[int], dtype: str = "int8") -> Qualit
         all_logits(checkpoint, ids, "float32"), all_logits(checkpoint, ids, dtype), strict=True
     )
     for (positions, expected), (_, found) in pairs:
-        p, q = (x.double().log_softmax(1) for x in (expected, found))
         has_next = positions + 1 < len(ids)
-        p, q, nexts = p[has_next], q[has_next], truth[positions[has_next] + 1]
-        losses -= torch.stack([one.gather(1, nexts[:, None]).sum() for one in (p, q)])
-        kl += float((p.exp() * (p - q)).sum())
+        p, q = (x[has_next].log_softmax(1) for x in (expected, found))
+        nexts = truth[positions[has_next] + 1, None]
+        losses -= torch.stack([one.gather(1, nexts).double().sum() for one in (p, q)])
+        kl += float((p.exp() * (p - q)).sum(1).double().sum())
         agreed += int((p.argmax(1) == q.argmax(1)).sum())
     count = len(ids) - 1
     baseline, perplexity = (math.exp(float(loss) / count) for loss in losses)
@@ -69,9 +69,8 @@ def perplexity(checkpoint: Path, ids: Sequence[int], dtype: str) -> float:
     truth, loss = torch.tensor(ids), 0.0
     for positions, logits in all_logits(checkpoint, ids, dtype):
         has_next = positions + 1 < len(ids)
-        nexts = truth[positions[has_next] + 1]
-        chosen = logits[has_next].double().log_softmax(1).gather(1, nexts[:, None])
-        loss -= float(chosen.sum())
+        nexts = truth[positions[has_next] + 1, None]
+        loss -= float(logits[has_next].log_softmax(1).gather(1, nexts).double().sum())
     return math.exp(loss / (len(ids) - 1))
 
 

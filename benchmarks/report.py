@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -112,5 +111,3 @@ def percent(part: float) -> str:
 def failures(failed: dict[str, str]) -> tuple[str, ...]:
     """A sentence for each system that is not in a table."""
     return tuple(f"Not run: {name}: {' '.join(why.split())[-300:]}" for name, why in failed.items())
-
-

@@ -118,5 +118,3 @@ def _speeds(rows: list[Row], contenders: list[Contender], failed: dict[str, str]
         ),
         notes=failures(failed),
     )
-
-

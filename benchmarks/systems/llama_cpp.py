@@ -86,7 +86,7 @@ class LlamaCpp:
         self._quiet = llama_cpp.llama_log_callback(lambda level, text, data: None)
         llama_cpp.llama_log_set(self._quiet, ctypes.c_void_p(0))
         llama_cpp.llama_backend_init()
-        file = _quantised(Path(options["gguf"]), options["type"], Path(options["cache"]))
+        file = _quantised(Path(options["gguf"]), options["type"], Path(options["file"]))
         params = llama_cpp.llama_model_default_params()
         self._model = llama_cpp.llama_model_load_from_file(os.fsencode(file), params)
         if not self._model:
@@ -168,9 +168,8 @@ class LlamaCpp:
         )
 
 
-def _quantised(source: Path, file_type: str, cache: Path) -> Path:
+def _quantised(source: Path, file_type: str, target: Path) -> Path:
     """The file in another type, made from `source` once."""
-    target = cache / f"{source.stem.rsplit('.', 1)[0]}.{file_type}.gguf"
     if target.exists():
         return target
     params = llama_cpp.llama_model_quantize_default_params()

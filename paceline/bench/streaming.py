@@ -65,7 +65,9 @@ async def stream(target: Target, body: dict[str, Any], timeout_s: float) -> Time
         return _read(sent_at, events)
     except TimeoutError:
         error = f"no whole answer within {timeout_s:g} s"
-    except (OSError, ValueError, asyncio.IncompleteReadError) as failure:
+    except asyncio.IncompleteReadError:
+        error = "the connection ended before the answer did"
+    except (OSError, ValueError) as failure:
         error = str(failure) or type(failure).__name__
     return Timeline(sent_at=sent_at, ended_at=time.monotonic(), error=error)
 
