@@ -38,7 +38,7 @@ async def measure(
 
     Raises InvalidRequest for a load that nobody can make.
     """
-    _check(load)
+    check(load)
     await burst(target, _bodies(load, 1, WARM_TOKENS), load.timeout_s)
     levels = []
     for concurrency in load.concurrency:
@@ -68,7 +68,8 @@ def _bodies(load: Load, count: int, tokens: int) -> list[dict[str, Any]]:
     ]
 
 
-def _check(load: Load) -> None:
+def check(load: Load) -> None:
+    """Raises InvalidRequest."""
     if not load.concurrency or not all(1 <= n <= MAX_CONCURRENCY for n in load.concurrency):
         raise InvalidRequest(f"concurrency is one or more numbers from 1 to {MAX_CONCURRENCY}")
     if min(load.tokens, load.prompt_words, load.rounds) < 1:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from paceline.bench import Level, Load, Target, measure
+from paceline.bench import Level, Load, Target, check, measure
 from paceline.cli import show
 from paceline.cli.api import Api
 from paceline.cli.models import ensure_model
@@ -39,6 +39,7 @@ def parse_concurrency(text: str) -> tuple[int, ...]:
 
 def bench(home: Home, api: Api | None, world_size: int | None, dtype: str, load: Load) -> Benched:
     """In the running cluster, or in one started for it. Errors of requests are counted."""
+    check(load)
     if api is None:
         ensure_model(load.model, home)
     question = Question(
@@ -70,10 +71,10 @@ def _tell(level: Level) -> None:
 
 def _ms(key: str) -> show.Column:
     titles = {
-        "first_p50_s": "FIRST TOKEN p50",
-        "first_p99_s": "p99",
-        "gap_p50_s": "BETWEEN TOKENS p50",
-        "gap_p99_s": "p99",
+        "first_p50_s": "FIRST p50",
+        "first_p99_s": "FIRST p99",
+        "gap_p50_s": "NEXT p50",
+        "gap_p99_s": "NEXT p99",
     }
     return titles[key], lambda row: f"{1000 * row[key]:.1f} ms"
 

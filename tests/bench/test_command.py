@@ -32,8 +32,10 @@ def paceline(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.real
 def test_two_ranks_are_measured_and_nothing_stays(home: Path) -> None:
-    words = "--world-size 2 --concurrency 1,4 --tokens 12 --rounds 1 --dtype int8 --json".split()
-    done = paceline(home, "bench", SMALL, *words)
+    done = paceline(
+        home, "bench", SMALL, "--world-size", "2", "--concurrency", "1,4", "--tokens", "12",
+        "--rounds", "1", "--dtype", "int8", "--json",
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert (found["model"], found["dtype"], found["world_size"]) == (SMALL, "int8", 2)
