@@ -6,9 +6,10 @@ STAMP  := $(VENV)/.installed
 
 PROMPT ?= What is the capital of France?
 NODES  ?= 2
+ROUNDS ?= 3
 export PROMPT
 
-.PHONY: demo test check format bench proof clean
+.PHONY: demo test check format bench peers proof clean
 
 demo: $(STAMP)
 	@$(BIN)/paceline run smollm2-135m-instruct "$$PROMPT" \
@@ -30,12 +31,15 @@ format: $(STAMP)
 	@$(BIN)/ruff format paceline tests benchmarks setup.py
 	@$(BIN)/ruff check --fix paceline tests benchmarks setup.py
 
+# Wants `make peers` once; what is not installed is said and left out. ROUNDS and PARTS are to taste.
 bench: $(STAMP)
-	@$(BIN)/python -m benchmarks
-	@$(BIN)/python -m benchmarks planner
+	@$(BIN)/python -m benchmarks $(PARTS) --rounds $(ROUNDS) --docs
+
+peers: $(STAMP)
+	@$(BIN)/python -m benchmarks.peers
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) .peers build *.egg-info
 
 $(STAMP): pyproject.toml constraints.txt setup.py $(wildcard paceline/engine/kernels/csrc/*)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -37,6 +37,7 @@ class Api:
 
     def __init__(self, url: str, api_key: str | None = None) -> None:
         self.url = url.rstrip("/")
+        self.api_key = api_key
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         timeout = httpx.Timeout(ANSWER_S, connect=CONNECT_S)
         self._client = httpx.Client(base_url=self.url, headers=headers, timeout=timeout)

@@ -10,7 +10,9 @@ import msgspec
 import typer
 
 from paceline import __version__
+from paceline.bench import Load
 from paceline.checkpoint import DEFAULT_MODEL
+from paceline.cli import bench as benching
 from paceline.cli import doctor as examination
 from paceline.cli import models as store
 from paceline.cli import place as placing
@@ -300,6 +302,37 @@ def run(
         show.as_json(answered)
     else:
         show.err.print(running.closing_line(answered.timings), style="dim", markup=False)
+
+
+@app.command()
+def bench(
+    model: Model,
+    world_size: Annotated[
+        int | None, typer.Option(help="Over exactly this many nodes.", min=1)
+    ] = None,
+    concurrency: Annotated[str, typer.Option(help="Streams at once, one level each.")] = "1,8,32",
+    tokens: Annotated[int, typer.Option(help="Generated for each request.", min=1)] = 64,
+    prompt_words: Annotated[int, typer.Option(help="Length of each prompt.", min=1)] = 24,
+    rounds: Annotated[int, typer.Option(help="How often each level is measured.", min=1)] = 2,
+    dtype: Dtype = "auto",
+    json: Json = False,
+) -> None:
+    """Measure this machine as a client sees it: tokens per second, first token, pauses, memory."""
+    load = Load(
+        model=model,
+        concurrency=benching.parse_concurrency(concurrency),
+        tokens=tokens,
+        prompt_words=prompt_words,
+        rounds=rounds,
+    )
+    api = running_cluster(_Target.home, _Target.url, _Target.api_key)
+    benched = benching.bench(_Target.home, api, world_size, dtype, load)
+    if json:
+        show.as_json(benched)
+    else:
+        benching.show_benched(benched)
+    if any(level.errors for level in benched.levels):
+        raise typer.Exit(1)
 
 
 # --- models ------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""`python -m benchmarks planner`: how long plans take, and how good the heuristic's are.
+"""How long plans take, and how good the heuristic's are.
 
 Milliseconds are of this process's CPU time, medians over different clusters.
 """
@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import random
 import statistics
-import sys
 import time
 from collections.abc import Iterator
 from itertools import combinations
 
 import msgspec
 
+from benchmarks.report import Result, Table
 from paceline.planner import MemoryModel, NodeBudget, plan
 from paceline.planner.exact import EXACT_NODES
 from paceline.planner.goal import load
@@ -78,27 +78,33 @@ def qualities() -> Iterator[Quality]:
             yield _compared(objective, uneven)
 
 
-def main() -> None:
-    """Lines as it goes, or with --json one object at the end."""
-    as_json = "--json" in sys.argv
-    timed: list[Timing] = []
-    compared: list[Quality] = []
-    for timing in timings():
-        timed.append(timing)
-        if not as_json:
-            spread = f"({timing.low:.0f} to {timing.high:.0f})"
-            print(f"{timing.what:<62} {timing.ms:7.1f} ms  {spread}, {timing.ranks} ranks")
-    for quality in qualities():
-        compared.append(quality)
-        if not as_json:
-            print(
-                f"{quality.what:<62} mean {quality.mean:.4f}, worst {quality.worst:.3f}, "
-                f"beyond 5 %: {quality.beyond_5_percent}, missed: {quality.missed} "
-                f"of {quality.clusters}"
+def measure(rounds: int) -> Result:
+    """`rounds` has no say: times are of CPU, over different clusters."""
+    timed, compared = list(timings()), list(qualities())
+    quickness = Table(
+        title="Plans: milliseconds of CPU, median over clusters (lowest–highest)",
+        columns=("cluster", "ms", "ranks"),
+        rows=tuple(
+            (one.what, f"{one.ms:.1f} ({one.low:.0f}–{one.high:.0f})", str(one.ranks))
+            for one in timed
+        ),
+    )
+    closeness = Table(
+        title="The heuristic's plans over the exact ones: load",
+        columns=("clusters", "mean", "worst", "beyond 5 %", "missed"),
+        rows=tuple(
+            (
+                f"{one.clusters}: {one.what}",
+                f"{one.mean:.4f}",
+                f"{one.worst:.3f}",
+                str(one.beyond_5_percent),
+                str(one.missed),
             )
-    if as_json:
-        report = {"timings": timed, "quality": compared}
-        print(msgspec.json.encode(report).decode())
+            for one in compared
+        ),
+    )
+    data = {"timings": msgspec.to_builtins(timed), "quality": msgspec.to_builtins(compared)}
+    return Result(tables=(quickness, closeness), data=data)
 
 
 def _timed(what: str, count: int, room: float, objective: Objective) -> Timing:

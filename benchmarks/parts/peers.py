@@ -1,0 +1,120 @@
+"""Engines side by side: the same model, prompts, token counts and processors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+
+import msgspec
+
+from benchmarks.contenders import Contender, all_contenders, default_model, started
+from benchmarks.parts.works import KINDS
+from benchmarks.processes import Failed, Worker
+from benchmarks.report import Result, Table, failures, mib, rate, times
+from benchmarks.statistics import figure, interleaved, ratio
+from benchmarks.text import Text
+from benchmarks.work import Outcome
+
+OURS = "Paceline int8"
+BEST = "llama.cpp's best"
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """One system: tokens per second of each round, by kind of work."""
+
+    name: str
+    rates: dict[str, list[float]]
+    perplexity: float
+    resident_bytes: int
+    insane: int
+    """Answers that look like no text."""
+    answers: int
+    sample: str
+    """What it wrote."""
+
+
+def measure(rounds: int) -> Result:
+    model = default_model()
+    text = Text(model.checkpoint)
+    contenders = all_contenders(model)
+    with started(contenders) as (workers, failed):
+        jobs = {
+            f"{name}/{kind}": partial(worker.run, KINDS[kind].work(text))
+            for kind in KINDS
+            for name, worker in workers.items()
+        }
+        _, broken = interleaved(1, jobs, Failed)  # warms every system, and its buffers, up
+        sound = {name: job for name, job in jobs.items() if name not in broken}
+        outcomes, broken_later = interleaved(rounds, sound, Failed)
+        rows = [
+            _row(name, worker, outcomes, text)
+            for name, worker in workers.items()
+            if all(f"{name}/{kind}" in outcomes for kind in KINDS)
+        ]
+    failed |= {name.split("/")[0]: why for name, why in (broken | broken_later).items()}
+    by_name = {row.name: row for row in rows}
+    tables = [_speeds(rows, contenders, failed)]
+    if OURS in by_name:
+        tables.insert(0, _ratios(by_name))
+    return Result(
+        tables=tuple(tables), data={"systems": msgspec.to_builtins(rows), "failed": failed}
+    )
+
+
+def _row(name: str, worker: Worker, outcomes: Mapping[str, list[Outcome]], text: Text) -> Row:
+    mine = {kind: outcomes[f"{name}/{kind}"] for kind in KINDS}
+    answers = [ids for found in mine.values() for ids in found[0].answers]
+    return Row(
+        name=name,
+        rates={k: [KINDS[k].tokens_per_s(one) for one in found] for k, found in mine.items()},
+        perplexity=worker.perplexity(text.ids),
+        resident_bytes=worker.group.resident_bytes(),
+        insane=len(text.insane(answers)),
+        answers=len(answers),
+        sample=text.decode(answers[0]),
+    )
+
+
+def best_of(rows: Mapping[str, Row], prefix: str) -> dict[str, list[float]]:
+    """Of the systems with that prefix, the fastest one's rates, for each kind of work."""
+    peers = [row for name, row in rows.items() if name.startswith(prefix)]
+    return {
+        kind: max((row.rates[kind] for row in peers), key=lambda v: figure(v).median)
+        for kind in (KINDS if peers else ())
+    }
+
+
+def _ratios(rows: Mapping[str, Row]) -> Table:
+    ours = rows[OURS].rates
+    best = best_of(rows, "llama.cpp")
+    others = ({BEST: best} if best else {}) | {
+        name: row.rates for name, row in rows.items() if name != OURS
+    }
+    return Table(
+        title=f"{OURS}: its speed over each other's",
+        columns=("over", *KINDS),
+        rows=tuple(
+            (name, *(times(ratio(ours[kind], rates[kind])) for kind in KINDS))
+            for name, rates in others.items()
+        ),
+    )
+
+
+def _speeds(rows: list[Row], contenders: list[Contender], failed: dict[str, str]) -> Table:
+    precision = {one.name: one.precision for one in contenders}
+    return Table(
+        title="Tokens per second, median of interleaved rounds (lowest–highest)",
+        columns=("system", "weights", *KINDS, "perplexity", "resident", "sane answers"),
+        rows=tuple(
+            (
+                row.name,
+                precision[row.name],
+                *(rate(figure(row.rates[kind])) for kind in KINDS),
+                f"{row.perplexity:.2f}",
+                mib(row.resident_bytes),
+                f"{row.answers - row.insane} of {row.answers}",
+            )
+            for row in rows
+        ),
+        notes=failures(failed),
+    )
