@@ -49,6 +49,10 @@ class InstanceBook(msgspec.Struct, frozen=True, kw_only=True):
     forecast: Forecast | None = None
     epoch: Epoch | None = None
     """Of the line that is being made or stands."""
+    retired: Epoch | None = None
+    """Of the last line that was given up for another placement while it stood."""
+    stays: tuple[str, ...] = ()
+    """Why it does not leave a node that is to be empty."""
     patience: Patience = Patience()
     """With the line."""
     trouble: str = ""
@@ -157,6 +161,10 @@ class Book:
         self.runners: dict[RunnerId, RunnerBook] = {}
         self.tasks: dict[TaskId, TaskBook] = {}
         self.nodes: dict[NodeName, str] = {}
+        self.drained: set[NodeName] = set()
+        """Nodes that people want to be empty; as in the store."""
+        self.draining: frozenset[NodeName] = frozenset()
+        """Nodes that are to be empty, as it was said last."""
         self.blank_patience: dict[NodeName, Patience] = {}
         self.introduced: tuple[dict[NodeName, ProbeOffer], float] = ({}, 0.0)
         """The nodes that were last told of each other, and when."""

@@ -18,7 +18,7 @@ from paceline.controller.filling import fill, tend
 from paceline.controller.introductions import introductions
 from paceline.controller.line import keep_line
 from paceline.controller.passing import Pass
-from paceline.controller.placing import explain, place, replace
+from paceline.controller.placing import explain, move, place, replace
 from paceline.controller.seats import SeatSeen, Stage, look, why_not_here, why_unfilled
 from paceline.controller.spares import kills_again, unneeded
 from paceline.controller.tasks import orders_again
@@ -73,7 +73,8 @@ def _decide_instance(p: Pass, inst: InstanceBook) -> Iterator[Action]:
         sentence = f"{inst.id} goes on: what it waited for is there"
         yield Move(sentence=sentence, instance=inst.id, event=InstanceEvent.RESUMED)
     else:
-        yield from _carry_on(p, inst, seats)
+        moves = tuple(move(p, inst))
+        yield from moves or _carry_on(p, inst, seats)
 
 
 def _carry_on(p: Pass, inst: InstanceBook, seats: Sequence[SeatSeen]) -> Iterator[Action]:
@@ -100,17 +101,22 @@ def _judge(p: Pass, inst: InstanceBook) -> Iterator[Action]:
 def _reasons(p: Pass, inst: InstanceBook, seats: Sequence[SeatSeen]) -> tuple[str, ...]:
     """Why it is in this state, for people; only what keeps it from being ready."""
     lacking = [seat for seat in seats if not _is_done(seat)]
+    trouble = tuple(f"{inst.state}: cannot move: {why}" for why in _stays(p, inst))
     if inst.state is InstanceState.READY and not lacking:
-        return (f"ready: all {len(seats)} ranks are, in epoch {inst.epoch}",)
-    trouble: tuple[str, ...] = ()
+        return (f"ready: all {len(seats)} ranks are, in epoch {inst.epoch}", *trouble)
     if inst.state is InstanceState.FAILED:
-        trouble = (_FAILED,)
+        trouble += (_FAILED,)
     if inst.trouble:
         trouble += (f"{inst.state}: the line broke: {inst.trouble}",)
     pause_s = inst.patience.not_before - p.now
     if inst.epoch is None and pause_s > 0:
         trouble += (f"{inst.state}: connected again in {pause_s:.0f} s",)
     return (*trouble, *(f"{inst.state}: {why_unfilled(p, seat)}" for seat in lacking))
+
+
+def _stays(p: Pass, inst: InstanceBook) -> tuple[str, ...]:
+    is_asked_to_leave = any(seat.plan.node in p.drained for seat in inst.seats)
+    return inst.stays if is_asked_to_leave else ()
 
 
 _FAILED = (

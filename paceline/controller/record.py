@@ -21,6 +21,10 @@ def _node_moved(book: Book, action: do.NodeMoved, now: float) -> None:
     book.nodes[action.node] = action.state
 
 
+def _draining(book: Book, action: do.Draining, now: float) -> None:
+    book.draining = action.nodes
+
+
 def _runner_shown(book: Book, action: do.RunnerShown, now: float) -> None:
     runner = book.runners[action.runner]
     book.runners[action.runner] = replace(runner, in_inventory=True)
@@ -89,8 +93,10 @@ def _place(book: Book, action: do.Place, now: float) -> None:
         placed_because=action.placement.reasons,
         forecast=action.placement.forecast,
         epoch=None,
+        retired=inst.epoch or inst.retired,
         ready_since=None,
         asked=None,
+        stays=(),
         reasons=(),
     )
     put(book, placed, *events)
@@ -126,6 +132,11 @@ def _wait(book: Book, action: do.Wait, now: float) -> None:
     inst = book.instances[action.instance]
     waiting = replace(inst, reasons=action.reasons, asked=action.asked)
     put(book, waiting, InstanceEvent.UNPLACED)
+
+
+def _stay(book: Book, action: do.Stay, now: float) -> None:
+    inst = book.instances[action.instance]
+    put(book, replace(inst, stays=action.reasons, asked=action.asked))
 
 
 def _ask_again(book: Book, action: do.AskAgain, now: float) -> None:
@@ -214,6 +225,7 @@ def put(book: Book, inst: InstanceBook, *events: InstanceEvent) -> None:
 
 RECORDS: dict[type[do.Action], Callable[[Book, Any, float], None]] = {
     do.NodeMoved: _node_moved,
+    do.Draining: _draining,
     do.RunnerShown: _runner_shown,
     do.RunnerGone: _runner_gone,
     do.KeepBlank: _keep_blank,
@@ -224,6 +236,7 @@ RECORDS: dict[type[do.Action], Callable[[Book, Any, float], None]] = {
     do.Place: _place,
     do.Adopt: _adopt,
     do.Wait: _wait,
+    do.Stay: _stay,
     do.AskAgain: _ask_again,
     do.Move: _move,
     do.OpenLine: _open_line,

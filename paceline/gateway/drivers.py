@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable
 
+from paceline.gateway.court import Court, EndsItsLine
 from paceline.gateway.driver import Driver, LiveStream
 from paceline.gateway.errors import Overloaded, as_known
 from paceline.gateway.links import Dial, Links
@@ -18,6 +19,7 @@ from paceline.gateway.recovery import (
     Candidate,
     Carriage,
     Leave,
+    Pause,
     choose,
     patience_s,
     reason_to_leave,
@@ -55,6 +57,7 @@ class Drivers:
         self._wake = asyncio.Event()
         self._news = asyncio.Event()
         self._links = Links(dial, settings, metrics, clock, self._wake.set)
+        self._court = Court(self.table, self._links, metrics)
         self._lives: dict[StreamId, LiveStream] = {}
         self._attendant: asyncio.Task[None] | None = None
         self._looked_at = self._renewed_at = clock()
@@ -150,6 +153,7 @@ class Drivers:
         self._judge_silence = now - self._looked_at < STALLED_LOOP_S
         self._looked_at = now
         self._links.dial_new(self.table.routes.values())
+        self._court.sit(self._lives.values())
         for live in tuple(self._lives.values()):
             try:
                 self._look_after(live, now)
@@ -166,7 +170,7 @@ class Drivers:
             self.drop(live)
             return
         if now >= live.deadline:
-            self._give_up(live, DeadlineExceeded(_too_late(live, now)))
+            self._give_up(live, self._too_late(live, now))
             return
         if live.driver is not None:
             reason = live.leave or self._reason_to_leave(live, live.driver, now)
@@ -190,12 +194,15 @@ class Drivers:
             silence_s=driver.link.silence if self._judge_silence else 0.0,
             epoch=driver.route.epoch,
             newest_epoch=self.table.epoch_of(driver.route.instance),
+            disallowed=not self._court.may_ride(live, driver.route.instance),
             idle_s=now - live.moved_at,
             patience_s=patience,
         )
         return reason_to_leave(carriage, settings.link_silence_s)
 
     def _take_off(self, live: LiveStream, driver: Driver, reason: Leave, now: float) -> None:
+        if reason.ends_the_line:
+            driver.company = driver.company or len(driver.streams)
         driver.release(live, cancel=True)
         self._metrics.resubmissions.labels(reason.value).inc()
         log.info(
@@ -207,10 +214,15 @@ class Drivers:
             reason=reason.value,
             emitted=len(live.stream.emitted_ids),
         )
+        live.pause = live.pause or Pause(silent_since=live.moved_at, left_at=now)
         live.avoid = driver.route.instance if reason.blames_the_instance else None
         live.stalls += reason is Leave.STALLED
         if reason is Leave.REJECTED:
             self._refused(live, now)
+        try:
+            self._court.hear(live, driver, reason)
+        except EndsItsLine as error:
+            self._give_up(live, error)
 
     def _refused(self, live: LiveStream, now: float) -> None:
         """A stream that has begun waits to its deadline, a new one gives way sooner."""
@@ -224,6 +236,7 @@ class Drivers:
         candidates = [
             Candidate(route=driver.route, carried=len(driver.streams))
             for driver in self._links.usable(self.table.of_model(live.model))
+            if self._court.may_board(live, driver)
         ]
         route = choose(candidates, live.avoid)
         if route is None:
@@ -266,6 +279,20 @@ class Drivers:
             )
         live.numerics_id = route.numerics_id
 
+    def _too_late(self, live: LiveStream, now: float) -> PacelineError:
+        """Whose instance never came may come again; who was served asks for too much."""
+        waited_s, made = now - live.opened_at, len(live.stream.emitted_ids)
+        if live.homeless_since is not None and not made:
+            reasons = "; ".join(self.table.standing(live.model).reasons) or "it recovers"
+            return Unavailable(
+                f"model {live.model} did not answer within {waited_s:.0f} s, try again later: "
+                f"{reasons}"
+            )
+        return DeadlineExceeded(
+            f"the answer was not complete within {waited_s:.0f} s ({made} tokens were made); "
+            "allow more with `timeout`, or ask for fewer tokens"
+        )
+
     def _give_up(self, live: LiveStream, error: PacelineError) -> None:
         self.drop(live)
         live.fail(error)
@@ -273,11 +300,3 @@ class Drivers:
 
 def _stopped() -> Unavailable:
     return Unavailable("this gateway is stopping; send the request again")
-
-
-def _too_late(live: LiveStream, now: float) -> str:
-    return (
-        f"the answer was not complete within {now - live.opened_at:.0f} s "
-        f"({len(live.stream.emitted_ids)} tokens were made); allow more with `timeout`, or ask for "
-        "fewer tokens"
-    )
