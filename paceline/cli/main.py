@@ -12,6 +12,7 @@ import typer
 from paceline import __version__
 from paceline.checkpoint import DEFAULT_MODEL
 from paceline.cli import doctor as examination
+from paceline.cli import drain as draining
 from paceline.cli import models as store
 from paceline.cli import place as placing
 from paceline.cli import run as running
@@ -138,6 +139,26 @@ def status(json: Json = False) -> None:
 def nodes(json: Json = False) -> None:
     """The nodes, what they offer and what of it is reserved."""
     _print(_api().get("/api/nodes"), json, show.NODES, "no nodes")
+
+
+@app.command()
+def drain(
+    node: Annotated[str, typer.Argument(help="A name that `paceline nodes` lists.")],
+    undo: Annotated[bool, typer.Option("--undo", help="Let it have seats again.")] = False,
+    wait: Annotated[bool, typer.Option(help="Until nothing is left on it.")] = True,
+    json: Json = False,
+) -> None:
+    """Empty a node: what runs there moves to other nodes, streams and all. It gets nothing new
+    until --undo."""
+    api = _api()
+    found = draining.undrain(api, node) if undo else draining.drain(api, node, wait=wait)
+    if json:
+        show.as_json(found)
+    elif undo:
+        show.line(f"{node} may be given seats again")
+    else:
+        left = len(found["runners"])
+        show.line(f"{node} is empty" if not left else f"{node} has {left} runners left")
 
 
 @app.command()

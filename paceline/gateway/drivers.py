@@ -43,6 +43,8 @@ STALLED_LOOP_S = 1.0
 class Drivers:
     """Use as `async with`: a task inside attends to the streams as long as the block lasts."""
 
+    links_kind: type[Links] = Links
+
     def __init__(
         self,
         dial: Dial,
@@ -56,7 +58,7 @@ class Drivers:
         self._clock = clock
         self._wake = asyncio.Event()
         self._news = asyncio.Event()
-        self._links = Links(dial, settings, metrics, clock, self._wake.set)
+        self._links = self.links_kind(dial, settings, metrics, clock, self._wake.set)
         self._court = Court(self.table, self._links, metrics)
         self._lives: dict[StreamId, LiveStream] = {}
         self._attendant: asyncio.Task[None] | None = None
@@ -116,7 +118,7 @@ class Drivers:
             )
         for live in new:
             self._lives[live.stream.stream_id] = live
-            self._look_after(live, self._clock())
+            self._place(live, self._clock())
         self._wake.set()
 
     def drop(self, live: LiveStream) -> None:
@@ -153,19 +155,24 @@ class Drivers:
         self._judge_silence = now - self._looked_at < STALLED_LOOP_S
         self._looked_at = now
         self._links.dial_new(self.table.routes.values())
-        self._court.sit(self._lives.values())
-        for live in tuple(self._lives.values()):
-            try:
-                self._look_after(live, now)
-            except Exception as error:  # what ails one stream must not end the others
-                self._give_up(live, as_known(error))
+        # All who must leave have left before anyone is given a place.
+        for step in (self._see_off, self._place):
+            self._court.sit(self._lives.values())
+            for live in tuple(self._lives.values()):
+                self._try(step, live, now)
         if now - self._renewed_at >= self._settings.renew_s:
             self._renewed_at = now
             self._links.renew()
         self._links.hang_up_old(self.table.routes.values())
         return any(live.driver is None for live in self._lives.values())
 
-    def _look_after(self, live: LiveStream, now: float) -> None:
+    def _try(self, step: Callable[[LiveStream, float], None], live: LiveStream, now: float) -> None:
+        try:
+            step(live, now)
+        except Exception as error:  # what ails one stream must not end the others
+            self._give_up(live, as_known(error))
+
+    def _see_off(self, live: LiveStream, now: float) -> None:
         if live.over:
             self.drop(live)
             return
@@ -174,11 +181,8 @@ class Drivers:
             return
         if live.driver is not None:
             reason = live.leave or self._reason_to_leave(live, live.driver, now)
-            if reason is None:
-                return
-            self._take_off(live, live.driver, reason, now)
-        if not live.over and now >= live.not_before:
-            self._place(live, now)
+            if reason is not None:
+                self._take_off(live, live.driver, reason, now)
 
     def _reason_to_leave(self, live: LiveStream, driver: Driver, now: float) -> Leave | None:
         settings = self._settings
@@ -233,6 +237,8 @@ class Drivers:
             self._give_up(live, Unavailable(live.refusal))
 
     def _place(self, live: LiveStream, now: float) -> None:
+        if live.over or live.driver is not None or now < live.not_before:
+            return
         candidates = [
             Candidate(route=driver.route, carried=len(driver.streams))
             for driver in self._links.usable(self.table.of_model(live.model))

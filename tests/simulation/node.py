@@ -117,7 +117,7 @@ class SimNode:
         if self._end is None:
             return
         self.world.network.leave(self.identity, self._end)
-        self._end = None
+        self._end = self.leave_at = None
         for runner in tuple(self.runners.values()):
             runner.end(-9, Cause.NODE_LOST)
         self.runners.clear()
