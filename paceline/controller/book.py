@@ -58,6 +58,8 @@ class InstanceBook(msgspec.Struct, frozen=True, kw_only=True):
     trouble: str = ""
     """Why the line broke last, until it has been healthy again."""
     ready_since: float | None = None
+    outlived: int = 0
+    """Failures in a row after which it became ready all the same."""
     reasons: tuple[str, ...] = ()
     stumble: str = ""
     """The last exception met when deciding about it."""
@@ -86,6 +88,11 @@ class InstanceBook(msgspec.Struct, frozen=True, kw_only=True):
         """In a row, of the seat or line that failed most."""
         every = [self.patience, *(seat.patience for seat in self.seats)]
         return max(patience.backoff.ends for patience in every)
+
+    @property
+    def fruitless(self) -> int:
+        """Failures in a row since it was ready last, or at all."""
+        return self.failures - self.outlived
 
     def healthy_s(self, now: float) -> float:
         return 0.0 if self.ready_since is None else now - self.ready_since

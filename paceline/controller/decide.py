@@ -28,8 +28,8 @@ from paceline.types.states import InstanceState, RunnerState
 from paceline.types.timing import DEFAULT_TIMING, Timing
 
 GIVE_UP_AFTER = 5
-"""Failures of one seat or of the line in a row, after which an instance is called failed. It is
-tried on all the same."""
+"""Failures of one seat or of the line in a row, none of which it came back from, after which an
+instance is called failed. It is tried on all the same."""
 
 
 def decide(
@@ -89,9 +89,9 @@ def _judge(p: Pass, inst: InstanceBook) -> Iterator[Action]:
     if inst.state is InstanceState.READY:
         if not inst.is_fresh and inst.healthy_s(p.now) >= p.timing.healthy_s:
             yield Heal(sentence=f"{inst.id} has been healthy", instance=inst.id)
-    elif inst.state is not InstanceState.FAILED and inst.failures >= GIVE_UP_AFTER:
+    elif inst.state is not InstanceState.FAILED and inst.fruitless >= GIVE_UP_AFTER:
         yield Move(
-            sentence=f"{inst.id} ({inst.wish.model}) is called failed after {inst.failures} "
+            sentence=f"{inst.id} ({inst.wish.model}) is called failed after {inst.fruitless} "
             "failures in a row; it is tried on with growing pauses",
             instance=inst.id,
             event=InstanceEvent.GAVE_UP,

@@ -146,7 +146,7 @@ def _ask_again(book: Book, action: do.AskAgain, now: float) -> None:
 def _move(book: Book, action: do.Move, now: float) -> None:
     inst = book.instances[action.instance]
     if action.event is InstanceEvent.ALL_READY:
-        inst = replace(inst, ready_since=now)
+        inst = replace(inst, ready_since=now, outlived=inst.failures)
     elif action.event is InstanceEvent.RESUMED:
         inst = replace(inst, asked=None)
     put(book, inst, action.event)
@@ -168,7 +168,7 @@ def _break_line(book: Book, action: do.BreakLine, now: float) -> None:
 def _heal(book: Book, action: do.Heal, now: float) -> None:
     inst = book.instances[action.instance]
     seats = tuple(replace(seat, patience=Patience(), trouble="") for seat in inst.seats)
-    put(book, replace(inst, seats=seats, patience=Patience(), trouble=""))
+    put(book, replace(inst, seats=seats, patience=Patience(), trouble="", outlived=0))
 
 
 def _explain(book: Book, action: do.Explain, now: float) -> None:

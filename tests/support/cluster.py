@@ -21,6 +21,7 @@ from tests.support.models import smollm2_dir
 MODEL = "smollm2-135m-instruct"
 GIB = 2**30
 WAIT_S = 90.0
+PROGRAMS = Programs()
 
 
 class LocalCluster:
@@ -115,7 +116,7 @@ def local_cluster(
     nodes: int = 2,
     memory: int = 3 * GIB,
     models: Path | None = None,
-    programs: Programs = Programs(),
+    programs: Programs = PROGRAMS,
 ) -> Iterator[LocalCluster]:
     """`models` is linked into the home; the directory of the real model if it is not given. A
     home that has models already keeps them."""

@@ -3,10 +3,11 @@
 import os
 import signal
 
+from deadly import DEADLY
+
 from paceline.runner.__main__ import main
 from paceline.runner.compute import Compute
 
-DEADLY = 48_999
 run = Compute.run
 
 
