@@ -28,7 +28,7 @@ class Dtype(msgspec.Struct, frozen=True):
 DTYPES = {"float32": Dtype(weight=4, kv=4), "int8": Dtype(weight=1.02, kv=2)}
 """A dtype is known here or nowhere."""
 
-AUTO_DTYPE = "float32"
+AUTO_DTYPE = "int8"
 
 PROCESS_BYTES = 180 * MIB
 """A runner with torch imported and its allocators warm, before any weight (measured: 159 MiB

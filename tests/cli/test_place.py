@@ -64,8 +64,8 @@ def described(tmp_path) -> Path:
 
 
 def place(at: Path, *words: str, model: str = "seventy/config.json"):
-    cluster = str(at / "cluster.toml")
-    return paceline("place", str(at / model), "--cluster", cluster, *words, home=at / "home")
+    options = ("--cluster", str(at / "cluster.toml"), "--dtype", "float32")
+    return paceline("place", str(at / model), *options, *words, home=at / "home")
 
 
 def found(at: Path, *words: str, **options: str) -> dict:

@@ -21,7 +21,9 @@ Part = tuple[NodeBudget, int, int]
 
 
 def wish(**options) -> InstanceWish:
-    return InstanceWish(id="i-1", model="m", **{"kv_tokens": 1024, **options})
+    """In float32, for which the tests' memories are sized."""
+    given = {"kv_tokens": 1024, "dtype": "float32"} | options
+    return InstanceWish(id="i-1", model="m", **given)
 
 
 def node(name: str, free: float, total: float | None = None, **facts) -> NodeBudget:

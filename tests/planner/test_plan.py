@@ -409,6 +409,14 @@ def test_a_node_with_the_files_on_disk_is_preferred():
     assert nodes_of(plan(SMOL, [far], wish())) == ["far"]
 
 
+def test_weights_are_held_in_int8_unless_asked():
+    cluster = [node("a", 8 * GIB)]
+    by_default = plan(SMOL, cluster, wish(dtype="auto"))
+    assert by_default == plan(SMOL, cluster, wish(dtype="int8"))
+    in_floats = plan(SMOL, cluster, wish(dtype="float32"))
+    assert by_default.seats[0].memory_bytes < in_floats.seats[0].memory_bytes / 2
+
+
 # --- the forecast ---------------------------------------------------------------------------------
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from paceline.checkpoint import ChatTemplate, Tokenizer
 from paceline.checkpoint.facts import model_facts
-from paceline.planner import MemoryModel
+from paceline.planner import MemoryModel, resolve_dtype
 from paceline.types.states import RunnerState, TaskState
 from paceline.types.stream import FinishReason, SamplingParams, StreamRecord
 from tests.support.models import smollm2_dir
@@ -83,7 +83,7 @@ def test_a_resumed_stream_goes_on_with_the_same_draw(line):
 def test_memory_stays_within_shard_kv_and_400_mb(line):
     line.look(1.0)
     directory = smollm2_dir()
-    memory = MemoryModel(model_facts(directory, directory.name), "float32")
+    memory = MemoryModel(model_facts(directory, directory.name), resolve_dtype("auto"))
     for rank, seat in enumerate(line.placement.seats):
         shard = memory.weight_bytes(seat.shard)
         kv = memory.kv_bytes(seat.shard, seat.kv_pages)

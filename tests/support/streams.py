@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+import time
+from collections.abc import Callable
 from typing import Any
 
 from paceline.cli.api import Api
@@ -62,3 +64,18 @@ class Stream:
 def calm(cluster: LocalCluster, request: dict[str, Any]) -> list[int]:
     """The tokens of the request when nothing happens."""
     return Stream(cluster, request).rest()
+
+
+def without_a_break(
+    cluster: LocalCluster, request: dict[str, Any], until: Callable[[], bool]
+) -> list[list[int]]:
+    """The tokens of one stream after the other: one runs at every moment until `until()`, which is
+    asked while they run, and the last began after it."""
+    answers: list[list[int]] = []
+    deadline = time.monotonic() + WAIT_S
+    reached = False
+    while not reached:
+        assert time.monotonic() < deadline, f"nothing happened in {len(answers)} streams"
+        reached = until()
+        answers.append(calm(cluster, request))
+    return answers

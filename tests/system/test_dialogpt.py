@@ -68,7 +68,7 @@ def test_one_node_by_default_two_when_asked_and_the_same_tokens(roomy: LocalClus
 def test_two_nodes_when_no_single_one_has_room(models: Path, tmp_path: Path) -> None:
     with local_cluster(tmp_path / "h", nodes=2, memory=3 * GIB // 2, models=models) as tight:
         tight.wait("both nodes", lambda: len(tight.api.get("/api/nodes")) == 2)
-        name = tight.create(model=NAME, kv_tokens=KV_TOKENS)
+        name = tight.create(model=NAME, kv_tokens=KV_TOKENS, dtype="float32")
         runners = sorted(tight.ready(name)["runners"], key=lambda runner: runner["rank"])
         assert [runner["rank"] for runner in runners] == [0, 1]
         assert runners[0]["node"] != runners[1]["node"]
