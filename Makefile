@@ -8,11 +8,14 @@ PROMPT ?= What is the capital of France?
 NODES  ?= 2
 export PROMPT
 
-.PHONY: demo test check format bench proof clean
+.PHONY: demo chaos test check format bench proof clean
 
 demo: $(STAMP)
 	@$(BIN)/paceline run smollm2-135m-instruct "$$PROMPT" \
 	    --nodes $(NODES) --min-nodes $(NODES) --temperature 0
+
+chaos: $(STAMP)
+	@$(BIN)/paceline chaos
 
 test: $(STAMP)
 	@$(BIN)/python -m pytest -q -m "not proof" $(TESTS)
