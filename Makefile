@@ -9,11 +9,14 @@ NODES  ?= 2
 ROUNDS ?= 3
 export PROMPT
 
-.PHONY: demo test check format bench peers proof clean
+.PHONY: demo chaos test check format bench peers proof clean
 
 demo: $(STAMP)
 	@$(BIN)/paceline run smollm2-135m-instruct "$$PROMPT" \
 	    --nodes $(NODES) --min-nodes $(NODES) --temperature 0
+
+chaos: $(STAMP)
+	@$(BIN)/paceline chaos
 
 test: $(STAMP)
 	@$(BIN)/python -m pytest -q -m "not proof" $(TESTS)

@@ -13,11 +13,13 @@ from paceline import __version__
 from paceline.bench import Load
 from paceline.checkpoint import DEFAULT_MODEL
 from paceline.cli import bench as benching
+from paceline.cli import chaos as tumult
+from paceline.cli import chaos_view, show
 from paceline.cli import doctor as examination
+from paceline.cli import drain as draining
 from paceline.cli import models as store
 from paceline.cli import place as placing
 from paceline.cli import run as running
-from paceline.cli import show
 from paceline.cli import up as upping
 from paceline.cli.api import Api, running_cluster
 from paceline.cli.sizes import parse_bytes
@@ -140,6 +142,26 @@ def status(json: Json = False) -> None:
 def nodes(json: Json = False) -> None:
     """The nodes, what they offer and what of it is reserved."""
     _print(_api().get("/api/nodes"), json, show.NODES, "no nodes")
+
+
+@app.command()
+def drain(
+    node: Annotated[str, typer.Argument(help="A name that `paceline nodes` lists.")],
+    undo: Annotated[bool, typer.Option("--undo", help="Let it have seats again.")] = False,
+    wait: Annotated[bool, typer.Option(help="Until nothing is left on it.")] = True,
+    json: Json = False,
+) -> None:
+    """Empty a node: what runs there moves to other nodes, streams and all. It gets nothing new
+    until --undo."""
+    api = _api()
+    found = draining.undrain(api, node) if undo else draining.drain(api, node, wait=wait)
+    if json:
+        show.as_json(found)
+    elif undo:
+        show.line(f"{node} may be given seats again")
+    else:
+        left = len(found["runners"])
+        show.line(f"{node} is empty" if not left else f"{node} has {left} runners left")
 
 
 @app.command()
@@ -332,6 +354,34 @@ def bench(
     else:
         benching.show_benched(benched)
     if any(level.errors for level in benched.levels):
+        raise typer.Exit(1)
+
+
+@app.command()
+def chaos(
+    model: Annotated[str, typer.Argument(help="A name that `paceline models` lists.")] = (
+        DEFAULT_MODEL
+    ),
+    nodes: Annotated[int, typer.Option(help="Virtual nodes, and ranks of the line.", min=1)] = 2,
+    streams: Annotated[int, typer.Option(help="Clients at once.", min=1, max=256)] = 16,
+    kills: Annotated[int, typer.Option(help="Runners to kill.", min=1)] = 6,
+    seed: Annotated[int, typer.Option(help="Of who is killed, and when.")] = 1,
+    json: Json = False,
+) -> None:
+    """Watch streams go on while their runners are killed, in a cluster of its own.
+
+    Exit code 0: no error, no token lost, none repeated.
+    """
+    show.quiet = json
+    wish = tumult.Wish(model=model, nodes=nodes, streams=streams, kills=kills, seed=seed)
+    seen = chaos_view.live() if show.err.is_terminal else tumult.plainly()
+    with seen as watch:
+        report = tumult.chaos(_Target.home, wish, watch)
+    if json:
+        show.as_json(report)
+    else:
+        show.out.print(chaos_view.told(report))
+    if not report.is_unbroken:
         raise typer.Exit(1)
 
 

@@ -95,7 +95,7 @@ RUNNERS: Sequence[Column] = (
 
 NODES: Sequence[Column] = (
     ("NODE", text("name")),
-    ("STATE", text("state")),
+    ("STATE", lambda row: row["state"] + (", drained" if row["drained"] else "")),
     ("CPUS", text("cpus")),
     ("MEMORY", size("memory_bytes")),
     ("RESERVED", size("reserved_bytes")),

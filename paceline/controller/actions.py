@@ -34,6 +34,12 @@ class NodeMoved(Action, frozen=True, kw_only=True, tag="node"):
     state: str
 
 
+class Draining(Action, frozen=True, kw_only=True, tag="drain"):
+    """These nodes, and no others, are to be empty."""
+
+    nodes: frozenset[NodeName]
+
+
 class RunnerShown(Action, frozen=True, kw_only=True, tag="runner_shown"):
     """It is in its node's inventory: from now on, not being there means gone."""
 
@@ -102,6 +108,13 @@ class Wait(OfInstance, frozen=True, kw_only=True, tag="waiting"):
     reasons: tuple[str, ...]
     asked: object
     """What the planner was asked; it is asked again when this changes."""
+
+
+class Stay(OfInstance, frozen=True, kw_only=True, tag="stays"):
+    """It cannot leave a node that is to be empty, and goes on there."""
+
+    reasons: tuple[str, ...]
+    asked: object
 
 
 class AskAgain(OfInstance, frozen=True, kw_only=True, tag="ask_again"):

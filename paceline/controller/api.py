@@ -15,7 +15,7 @@ from paceline.controller.events import RING, EventLog
 from paceline.controller.facts import Facts
 from paceline.controller.ledger import Ledger
 from paceline.controller.models import Models
-from paceline.controller.nodes import NodeState
+from paceline.controller.nodes import NodeState, drained
 from paceline.controller.offers import budgets, links
 from paceline.controller.operator import TaskBody, hand_over, task_view
 from paceline.controller.store import Store
@@ -29,7 +29,7 @@ from paceline.controller.views import (
 from paceline.planner import NodeBudget, place_manually, plan, preview, resolve_dtype
 from paceline.types.control import Answer, Ask
 from paceline.types.errors import InvalidRequest, NotFound, PacelineError
-from paceline.types.ids import InstanceId, TaskId, fresh_id
+from paceline.types.ids import InstanceId, NodeName, TaskId, fresh_id
 from paceline.types.instance import InstanceWish, ManualSeat, Preview, TaskView
 from paceline.types.links import Links
 from paceline.types.model import ModelFacts
@@ -54,6 +54,11 @@ class CreateBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 class IdBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     id: str
+
+
+class DrainBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    node: str
+    drained: bool = True
 
 
 class EventsBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -97,6 +102,7 @@ class Desk:
             "instances.delete": (IdBody, self._delete),
             "plan": (CreateBody, self._plan),
             "nodes.list": (NoBody, self._nodes),
+            "nodes.drain": (DrainBody, self._drain),
             "runners.list": (NoBody, self._runners),
             "tasks.create": (TaskBody, self._hand_over),
             "tasks.get": (IdBody, self._task),
@@ -216,11 +222,23 @@ class Desk:
     def _market(self, wish: InstanceWish) -> tuple[tuple[NodeBudget, ...], Links]:
         facts = self._facts()
         ready = {n for n in facts.nodes if self._book.nodes.get(n) == NodeState.READY}
+        ready -= drained(facts, self._book)
         ledger = Ledger(facts, self._book)
         return budgets(facts, ledger, InstanceBook(wish=wish), ready), links(facts, ready)
 
     def _nodes(self, _: NoBody) -> Any:
         return node_views(self._facts(), self._book, self._clock())
+
+    def _drain(self, body: DrainBody) -> Any:
+        facts, node = self._facts(), NodeName(body.node)
+        if node not in facts.nodes and node not in self._book.drained:
+            there = ", ".join(sorted(facts.nodes)) or "none"
+            raise NotFound(f"no node {node!r}; there are: {there}")
+        self._store.drain(node, body.drained)
+        change = self._book.drained.add if body.drained else self._book.drained.discard
+        change(node)
+        found = node_views(facts, self._book, self._clock())
+        return next((view for view in found if view.name == node), None)
 
     def _runners(self, _: NoBody) -> Any:
         return runner_facts(self._facts(), self._book)

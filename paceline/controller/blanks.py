@@ -29,6 +29,10 @@ def keep_blanks(p: Pass) -> Iterator[Action]:
         if not p.is_ready(name):
             continue
         there = p.blanks.get(name, [])
+        if name in p.drained:
+            for runner in there:
+                yield from kill(p, runner, f"{name} is to be empty")
+            continue
         for runner in there:
             yield from _look_after(p, runner)
         extra = there[seen.facts.blanks :]

@@ -49,11 +49,17 @@ class InstanceBook(msgspec.Struct, frozen=True, kw_only=True):
     forecast: Forecast | None = None
     epoch: Epoch | None = None
     """Of the line that is being made or stands."""
+    retired: Epoch | None = None
+    """Of the last line that was given up for another placement while it stood."""
+    stays: tuple[str, ...] = ()
+    """Why it does not leave a node that is to be empty."""
     patience: Patience = Patience()
     """With the line."""
     trouble: str = ""
     """Why the line broke last, until it has been healthy again."""
     ready_since: float | None = None
+    outlived: int = 0
+    """Failures in a row after which it became ready all the same."""
     reasons: tuple[str, ...] = ()
     stumble: str = ""
     """The last exception met when deciding about it."""
@@ -82,6 +88,11 @@ class InstanceBook(msgspec.Struct, frozen=True, kw_only=True):
         """In a row, of the seat or line that failed most."""
         every = [self.patience, *(seat.patience for seat in self.seats)]
         return max(patience.backoff.ends for patience in every)
+
+    @property
+    def fruitless(self) -> int:
+        """Failures in a row since it was ready last, or at all."""
+        return self.failures - self.outlived
 
     def healthy_s(self, now: float) -> float:
         return 0.0 if self.ready_since is None else now - self.ready_since
@@ -157,6 +168,10 @@ class Book:
         self.runners: dict[RunnerId, RunnerBook] = {}
         self.tasks: dict[TaskId, TaskBook] = {}
         self.nodes: dict[NodeName, str] = {}
+        self.drained: set[NodeName] = set()
+        """Nodes that people want to be empty; as in the store."""
+        self.draining: frozenset[NodeName] = frozenset()
+        """Nodes that are to be empty, as it was said last."""
         self.blank_patience: dict[NodeName, Patience] = {}
         self.introduced: tuple[dict[NodeName, ProbeOffer], float] = ({}, 0.0)
         """The nodes that were last told of each other, and when."""

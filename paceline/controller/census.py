@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from paceline.controller.actions import Action, NodeMoved, RunnerGone, RunnerShown
+from paceline.controller.actions import Action, Draining, NodeMoved, RunnerGone, RunnerShown
 from paceline.controller.facts import NodeSeen
 from paceline.controller.nodes import NodeState, why_gone
 from paceline.controller.passing import Pass
@@ -27,6 +27,8 @@ def news(p: Pass) -> Iterator[Action]:
     for name, state in p.nodes.items():
         if p.book.nodes.get(name) != state:
             yield NodeMoved(sentence=_node_sentence(p, name, state), node=name, state=state)
+    if (now := frozenset(p.drained)) != p.book.draining:
+        yield Draining(sentence=_draining_sentence(p.book.draining, now), nodes=now)
     yield from _runner_news(p)
     yield from task_news(p)
 
@@ -35,6 +37,12 @@ def _node_sentence(p: Pass, name: NodeName, state: NodeState) -> str:
     seen = p.facts.nodes[name]
     silence = p.facts.silence_s(seen.heard_at, p.now)
     return _NODE_SENTENCES[state].format(name=name, silence=silence)
+
+
+def _draining_sentence(before: frozenset[NodeName], now: frozenset[NodeName]) -> str:
+    said = [f"{name} is to be empty: its seats go to other nodes" for name in sorted(now - before)]
+    said += [f"{name} may be given seats again" for name in sorted(before - now)]
+    return "; ".join(said)
 
 
 def _runner_news(p: Pass) -> Iterator[Action]:

@@ -170,6 +170,7 @@ def open_book(store: Store, cluster_id: str) -> Book:
     book = Book(cluster_id, take_term(store, cluster_id))
     for wish in store.wishes():
         book.instances[wish.id] = InstanceBook(wish=wish, inherited=True)
+    book.drained = store.drained()
     return book
 
 

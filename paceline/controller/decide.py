@@ -18,7 +18,7 @@ from paceline.controller.filling import fill, tend
 from paceline.controller.introductions import introductions
 from paceline.controller.line import keep_line
 from paceline.controller.passing import Pass
-from paceline.controller.placing import explain, place, replace
+from paceline.controller.placing import explain, move, place, replace
 from paceline.controller.seats import SeatSeen, Stage, look, why_not_here, why_unfilled
 from paceline.controller.spares import kills_again, unneeded
 from paceline.controller.tasks import orders_again
@@ -28,8 +28,8 @@ from paceline.types.states import InstanceState, RunnerState
 from paceline.types.timing import DEFAULT_TIMING, Timing
 
 GIVE_UP_AFTER = 5
-"""Failures of one seat or of the line in a row, after which an instance is called failed. It is
-tried on all the same."""
+"""Failures of one seat or of the line in a row, none of which it came back from, after which an
+instance is called failed. It is tried on all the same."""
 
 
 def decide(
@@ -73,7 +73,8 @@ def _decide_instance(p: Pass, inst: InstanceBook) -> Iterator[Action]:
         sentence = f"{inst.id} goes on: what it waited for is there"
         yield Move(sentence=sentence, instance=inst.id, event=InstanceEvent.RESUMED)
     else:
-        yield from _carry_on(p, inst, seats)
+        moves = tuple(move(p, inst))
+        yield from moves or _carry_on(p, inst, seats)
 
 
 def _carry_on(p: Pass, inst: InstanceBook, seats: Sequence[SeatSeen]) -> Iterator[Action]:
@@ -88,9 +89,9 @@ def _judge(p: Pass, inst: InstanceBook) -> Iterator[Action]:
     if inst.state is InstanceState.READY:
         if not inst.is_fresh and inst.healthy_s(p.now) >= p.timing.healthy_s:
             yield Heal(sentence=f"{inst.id} has been healthy", instance=inst.id)
-    elif inst.state is not InstanceState.FAILED and inst.failures >= GIVE_UP_AFTER:
+    elif inst.state is not InstanceState.FAILED and inst.fruitless >= GIVE_UP_AFTER:
         yield Move(
-            sentence=f"{inst.id} ({inst.wish.model}) is called failed after {inst.failures} "
+            sentence=f"{inst.id} ({inst.wish.model}) is called failed after {inst.fruitless} "
             "failures in a row; it is tried on with growing pauses",
             instance=inst.id,
             event=InstanceEvent.GAVE_UP,
@@ -100,17 +101,22 @@ def _judge(p: Pass, inst: InstanceBook) -> Iterator[Action]:
 def _reasons(p: Pass, inst: InstanceBook, seats: Sequence[SeatSeen]) -> tuple[str, ...]:
     """Why it is in this state, for people; only what keeps it from being ready."""
     lacking = [seat for seat in seats if not _is_done(seat)]
+    trouble = tuple(f"{inst.state}: cannot move: {why}" for why in _stays(p, inst))
     if inst.state is InstanceState.READY and not lacking:
-        return (f"ready: all {len(seats)} ranks are, in epoch {inst.epoch}",)
-    trouble: tuple[str, ...] = ()
+        return (f"ready: all {len(seats)} ranks are, in epoch {inst.epoch}", *trouble)
     if inst.state is InstanceState.FAILED:
-        trouble = (_FAILED,)
+        trouble += (_FAILED,)
     if inst.trouble:
         trouble += (f"{inst.state}: the line broke: {inst.trouble}",)
     pause_s = inst.patience.not_before - p.now
     if inst.epoch is None and pause_s > 0:
         trouble += (f"{inst.state}: connected again in {pause_s:.0f} s",)
     return (*trouble, *(f"{inst.state}: {why_unfilled(p, seat)}" for seat in lacking))
+
+
+def _stays(p: Pass, inst: InstanceBook) -> tuple[str, ...]:
+    is_asked_to_leave = any(seat.plan.node in p.drained for seat in inst.seats)
+    return inst.stays if is_asked_to_leave else ()
 
 
 _FAILED = (

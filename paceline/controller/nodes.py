@@ -8,7 +8,7 @@ anybody's word says that the line stands, or nobody at all is heard.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from enum import StrEnum
 
 from paceline.controller.book import Book, InstanceBook, RunnerBook
@@ -29,6 +29,12 @@ class NodeState(StrEnum):
     SUSPECT = "suspect"
     UNREACHABLE = "unreachable"
     LOST = "lost"
+
+
+def drained(facts: Facts, book: Book) -> Set[NodeName]:
+    """Nodes that are to be empty: people said so, or the node that it is about to end."""
+    leaving = {name for name, seen in facts.nodes.items() if seen.facts.leaving}
+    return leaving | book.drained
 
 
 def node_state(facts: Facts, book: Book, name: NodeName, now: float, timing: Timing) -> NodeState:

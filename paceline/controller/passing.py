@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from functools import cached_property
 
 from paceline.controller.book import Book, InstanceBook, RunnerBook, TaskBook
 from paceline.controller.facts import Facts
 from paceline.controller.ledger import Ledger
-from paceline.controller.nodes import NodeState, node_state
+from paceline.controller.nodes import NodeState, drained, node_state
 from paceline.controller.offers import measured
 from paceline.types.ids import Epoch, NodeName, RunnerId, TaskId
 from paceline.types.policy import DEFAULT_TIERS, Tier
@@ -71,6 +71,16 @@ class Pass:
     @cached_property
     def ready(self) -> frozenset[NodeName]:
         return frozenset(name for name in self.nodes if self.is_ready(name))
+
+    @cached_property
+    def drained(self) -> Set[NodeName]:
+        """Nodes that are to be empty."""
+        return drained(self.facts, self.book)
+
+    @property
+    def open(self) -> frozenset[NodeName]:
+        """Nodes that may be given seats."""
+        return self.ready - self.drained
 
     @cached_property
     def bad_edges(self) -> frozenset[frozenset[NodeName]]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from paceline.controller.actions import Action, AskAgain, Explain, Place, Pull, Wait
+import msgspec
+
+from paceline.controller.actions import Action, AskAgain, Explain, Place, Pull, Stay, Wait
 from paceline.controller.adoption import adoption
 from paceline.controller.book import InstanceBook
 from paceline.controller.facts import ModelSeen
@@ -15,7 +17,7 @@ from paceline.controller.passing import Pass
 from paceline.planner import NodeBudget, place_manually, plan
 from paceline.types.errors import PacelineError
 from paceline.types.ids import RunnerId
-from paceline.types.instance import NoPlacement, Placement
+from paceline.types.instance import InstanceWish, NoPlacement, Placement
 from paceline.types.links import Links
 from paceline.types.model import ModelFacts
 from paceline.types.states import InstanceState
@@ -38,6 +40,28 @@ def replace(p: Pass, inst: InstanceBook, missing: Sequence[str]) -> Iterator[Act
     yield from _planned(p, inst, tuple(missing))
 
 
+def move(p: Pass, inst: InstanceBook) -> Iterator[Action]:
+    """For an instance that is well, with seats on nodes that are to be empty: it goes to others,
+    or stays if there are none."""
+    leave = sorted({seat.plan.node for seat in inst.seats} & p.drained)
+    model = p.facts.models.get(inst.wish.model, ModelSeen()).facts
+    if not leave or model is None:
+        return
+    missing = tuple(f"{name} is to be empty" for name in leave)
+    asked = _question(p, inst, model, missing)
+    if asked == inst.asked:
+        return
+    answer = _ask(p, inst, model, asked.offered, asked.ways)
+    if isinstance(answer, Placement):
+        yield _placed(p, inst, model, answer, missing)
+    elif answer.reasons == inst.stays:
+        yield AskAgain(sentence=f"{inst.id} stays", instance=inst.id, asked=asked)
+    else:
+        where = " and ".join(leave)
+        sentence = f"{inst.id} cannot leave {where} and goes on there: {'; '.join(answer.reasons)}"
+        yield Stay(sentence=sentence, instance=inst.id, reasons=answer.reasons, asked=asked)
+
+
 def explain(inst: InstanceBook, reasons: tuple[str, ...]) -> Iterator[Action]:
     if reasons != inst.reasons:
         yield Explain(
@@ -50,12 +74,10 @@ def _planned(p: Pass, inst: InstanceBook, missing: tuple[str, ...] = ()) -> Iter
     if seen.facts is None:
         yield from _without_model(p, inst, seen)
         return
-    offered = budgets(p.facts, p.ledger, inst, p.ready)
-    ways = links(p.facts, p.ready)
-    asked = (seen.facts.digest, inst.wish, offered, ways, missing)
+    asked = _question(p, inst, seen.facts, missing)
     if asked == inst.asked:
         return
-    answer = _ask(p, inst, seen.facts, offered, ways)
+    answer = _ask(p, inst, seen.facts, asked.offered, asked.ways)
     if isinstance(answer, NoPlacement):
         said = (*missing, *answer.reasons, _what_helps(p, inst))
         reasons = tuple(f"waiting: {reason}" for reason in said)
@@ -66,6 +88,23 @@ def _planned(p: Pass, inst: InstanceBook, missing: tuple[str, ...] = ()) -> Iter
         yield Wait(sentence=sentence, instance=inst.id, reasons=reasons, asked=asked)
         return
     yield _placed(p, inst, seen.facts, answer, missing)
+
+
+class _Question(msgspec.Struct, frozen=True):
+    """All that an answer of the planner rests on."""
+
+    digest: str
+    wish: InstanceWish
+    offered: tuple[NodeBudget, ...]
+    ways: Links
+    missing: tuple[str, ...]
+
+
+def _question(
+    p: Pass, inst: InstanceBook, model: ModelFacts, missing: tuple[str, ...]
+) -> _Question:
+    offered = budgets(p.facts, p.ledger, inst, p.open)
+    return _Question(model.digest, inst.wish, offered, links(p.facts, p.open), missing)
 
 
 def _ask(
@@ -84,7 +123,9 @@ def _what_helps(p: Pass, inst: InstanceBook) -> str:
     nodes = dict.fromkeys(seat.plan.node for seat in inst.seats)
     lost = [name for name in nodes if p.nodes.get(name, NodeState.LOST) is NodeState.LOST]
     back = f"{' or '.join(lost)} returns, " if lost else ""
-    return f"it goes on by itself when {back}another node joins, or memory is freed"
+    closed = ", ".join(sorted(p.drained & p.ready))
+    again = f"{closed} may be given seats again, " if closed else ""
+    return f"it goes on by itself when {back}{again}another node joins, or memory is freed"
 
 
 def _without_model(p: Pass, inst: InstanceBook, seen: ModelSeen) -> Iterator[Action]:

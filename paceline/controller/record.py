@@ -21,6 +21,10 @@ def _node_moved(book: Book, action: do.NodeMoved, now: float) -> None:
     book.nodes[action.node] = action.state
 
 
+def _draining(book: Book, action: do.Draining, now: float) -> None:
+    book.draining = action.nodes
+
+
 def _runner_shown(book: Book, action: do.RunnerShown, now: float) -> None:
     runner = book.runners[action.runner]
     book.runners[action.runner] = replace(runner, in_inventory=True)
@@ -89,8 +93,10 @@ def _place(book: Book, action: do.Place, now: float) -> None:
         placed_because=action.placement.reasons,
         forecast=action.placement.forecast,
         epoch=None,
+        retired=inst.epoch or inst.retired,
         ready_since=None,
         asked=None,
+        stays=(),
         reasons=(),
     )
     put(book, placed, *events)
@@ -128,6 +134,11 @@ def _wait(book: Book, action: do.Wait, now: float) -> None:
     put(book, waiting, InstanceEvent.UNPLACED)
 
 
+def _stay(book: Book, action: do.Stay, now: float) -> None:
+    inst = book.instances[action.instance]
+    put(book, replace(inst, stays=action.reasons, asked=action.asked))
+
+
 def _ask_again(book: Book, action: do.AskAgain, now: float) -> None:
     put(book, replace(book.instances[action.instance], asked=action.asked))
 
@@ -135,7 +146,7 @@ def _ask_again(book: Book, action: do.AskAgain, now: float) -> None:
 def _move(book: Book, action: do.Move, now: float) -> None:
     inst = book.instances[action.instance]
     if action.event is InstanceEvent.ALL_READY:
-        inst = replace(inst, ready_since=now)
+        inst = replace(inst, ready_since=now, outlived=inst.failures)
     elif action.event is InstanceEvent.RESUMED:
         inst = replace(inst, asked=None)
     put(book, inst, action.event)
@@ -157,7 +168,7 @@ def _break_line(book: Book, action: do.BreakLine, now: float) -> None:
 def _heal(book: Book, action: do.Heal, now: float) -> None:
     inst = book.instances[action.instance]
     seats = tuple(replace(seat, patience=Patience(), trouble="") for seat in inst.seats)
-    put(book, replace(inst, seats=seats, patience=Patience(), trouble=""))
+    put(book, replace(inst, seats=seats, patience=Patience(), trouble="", outlived=0))
 
 
 def _explain(book: Book, action: do.Explain, now: float) -> None:
@@ -214,6 +225,7 @@ def put(book: Book, inst: InstanceBook, *events: InstanceEvent) -> None:
 
 RECORDS: dict[type[do.Action], Callable[[Book, Any, float], None]] = {
     do.NodeMoved: _node_moved,
+    do.Draining: _draining,
     do.RunnerShown: _runner_shown,
     do.RunnerGone: _runner_gone,
     do.KeepBlank: _keep_blank,
@@ -224,6 +236,7 @@ RECORDS: dict[type[do.Action], Callable[[Book, Any, float], None]] = {
     do.Place: _place,
     do.Adopt: _adopt,
     do.Wait: _wait,
+    do.Stay: _stay,
     do.AskAgain: _ask_again,
     do.Move: _move,
     do.OpenLine: _open_line,

@@ -170,6 +170,8 @@ def _obstacle(p: Pass, inst: InstanceBook, seat: SeatBook) -> str:
     waits_for_it = inst.state is InstanceState.WAITING and state is not NodeState.READY
     if state is NodeState.LOST or waits_for_it:
         return f"rank {plan.rank} needs {plan.node}, which is {state}"
+    if plan.node in p.drained:
+        return f"rank {plan.rank} needs {plan.node}, which is to be empty"
     free = p.ledger.free_for(inst, plan.node)
     others = sum(s.plan.memory_bytes for s in inst.seats if s.plan.node == plan.node) - (
         plan.memory_bytes

@@ -8,12 +8,12 @@ from paceline.controller.actions import Action, KillRunner, TellAgain
 from paceline.controller.adoption import is_adoptable
 from paceline.controller.book import InstanceBook, RunnerBook, SeatBook
 from paceline.controller.facts import NodeSeen, RunnerSeen
-from paceline.controller.nodes import NodeState
+from paceline.controller.nodes import IN_A_LINE, NodeState
 from paceline.controller.passing import Pass
 from paceline.types.control import Kill, Launch
 from paceline.types.facts import NodeFacts, ProcessFacts
 from paceline.types.ids import NodeName, RunnerId, Seat
-from paceline.types.states import RunnerState
+from paceline.types.states import InstanceState, RunnerState
 
 TAKES_A_LOAD = frozenset({RunnerState.IDLE, RunnerState.LOADED, RunnerState.FAILED})
 
@@ -119,7 +119,7 @@ def unneeded(p: Pass) -> Iterator[Action]:
     has had its choice."""
     kept = p.seated
     for runner in p.book.runners.values():
-        if runner.is_blank or runner.id in kept:
+        if runner.is_blank or runner.id in kept or _still_serves(p, runner):
             continue
         if not _owner_is_open(p, runner.seat):
             yield from kill(p, runner, "no seat needs it")
@@ -144,6 +144,23 @@ def make_room(p: Pass, inst: InstanceBook, node: NodeName) -> Iterator[Action]:
         seat = runner_seen.facts.seat if runner_seen else None
         if process.runner_id not in p.book.runners and seat and seat.instance == inst.id:
             yield from kill(p, _as_book(p, seen, process), f"{inst.id} needs its memory on {node}")
+
+
+def _still_serves(p: Pass, runner: RunnerBook) -> bool:
+    """Whether it is in the line that its instance has given up, and carries the streams until
+    the next one is ready."""
+    inst = p.book.instances.get(runner.seat.instance) if runner.seat else None
+    seen = p.facts.runners.get(runner.id)
+    if inst is None or seen is None or inst.retired is None or inst.wish.deleted:
+        return False
+    offer = seen.facts.offer
+    return (
+        inst.state is InstanceState.RECOVERING
+        and offer is not None
+        and offer.epoch == inst.retired
+        and p.facts.silence_s(seen.heard_at, p.now) < p.timing.suspect_s
+        and seen.facts.state in IN_A_LINE
+    )
 
 
 def _is_stray(p: Pass, node: NodeSeen, runner: RunnerId) -> bool:

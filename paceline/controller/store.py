@@ -1,4 +1,5 @@
-"""What must survive everything: the cluster's id, the term, and what users asked for.
+"""What must survive everything: the cluster's id, the term, and what users asked for: instances,
+and nodes that are to be empty.
 
 SQLite with a write-ahead log, synchronous=FULL: what was answered is on disk. Nothing is read from
 here but at the start, and no recovery waits for a write.
@@ -14,13 +15,14 @@ from pathlib import Path
 import msgspec
 
 from paceline.types.errors import Unavailable
-from paceline.types.ids import InstanceId
+from paceline.types.ids import InstanceId, NodeName
 from paceline.types.instance import InstanceWish
 
 BUSY_S = 2.0
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS cluster (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS drained (node TEXT PRIMARY KEY);
 CREATE TABLE IF NOT EXISTS wish (
     number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, body TEXT NOT NULL
 );
@@ -80,6 +82,20 @@ class Store:
         """Raises Unavailable; removing what is not there is no error."""
         with self._writing() as db:
             db.execute("DELETE FROM wish WHERE id = ?", (instance,))
+
+    def drained(self) -> set[NodeName]:
+        """Nodes that are to be empty. Raises Unavailable."""
+        try:
+            return {NodeName(name) for (name,) in self._db.execute("SELECT node FROM drained")}
+        except sqlite3.Error as error:
+            raise self._unavailable("read", error) from error
+
+    def drain(self, node: NodeName, drained: bool) -> None:
+        """It is to be empty, or no longer; on disk when this returns. Raises Unavailable."""
+        order = "INSERT OR IGNORE INTO drained VALUES (?)"
+        undo = "DELETE FROM drained WHERE node = ?"
+        with self._writing() as db:
+            db.execute(order if drained else undo, (node,))
 
     def close(self) -> None:
         self._db.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from paceline.controller.book import Book, InstanceBook, SeatBook
 from paceline.controller.facts import Facts
 from paceline.controller.ledger import Ledger
-from paceline.controller.nodes import NodeState
+from paceline.controller.nodes import NodeState, drained
 from paceline.controller.offers import pace
 from paceline.planner import human_bytes
 from paceline.types.facts import RunnerFacts
@@ -31,6 +31,7 @@ def instance_view(facts: Facts, book: Book, inst: InstanceBook) -> InstanceView:
             if seat.runner is not None and seat.runner in book.runners
         ),
         numerics_id=ids.pop() if len(ids) == 1 else None,
+        retired=inst.retired,
         placed_because=inst.placed_because,
         forecast=inst.forecast,
     )
@@ -41,11 +42,12 @@ def instance_views(facts: Facts, book: Book) -> tuple[InstanceView, ...]:
 
 
 def node_views(facts: Facts, book: Book, now: float) -> tuple[NodeView, ...]:
-    ledger, paces = Ledger(facts, book), pace(facts)
+    ledger, paces, closed = Ledger(facts, book), pace(facts), drained(facts, book)
     return tuple(
         NodeView(
             name=name,
             state=book.nodes.get(name, NodeState.SUSPECT),
+            drained=name in closed,
             incarnation=seen.facts.incarnation,
             host=seen.facts.host,
             cpus=seen.facts.cpus,
@@ -83,7 +85,8 @@ def _node_sentence(book: Book, node: NodeView) -> str:
     used = f"{human_bytes(node.reserved_bytes)} of {human_bytes(node.memory_bytes)} reserved"
     blank = [r.id for r in book.runners.values() if r.node == node.name and r.is_blank]
     ready = f"; {', '.join(blank)} stands ready without a seat" if blank else ""
-    return f"{node.name} is {node.state}: {used}{ready}"
+    drained = " and to be empty" if node.drained else ""
+    return f"{node.name} is {node.state}{drained}: {used}{ready}"
 
 
 def _runner_view(facts: Facts, seat: SeatBook, runner: RunnerId) -> RunnerView:

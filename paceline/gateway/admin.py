@@ -66,6 +66,8 @@ class Admin:
         router.add_api_route("/instances/{name}", self.instance)
         router.add_api_route("/instances/{name}", self.delete, methods=["DELETE"])
         router.add_api_route("/nodes", self.nodes)
+        router.add_api_route("/nodes/{name}/drain", self.drain, methods=["POST"])
+        router.add_api_route("/nodes/{name}/drain", self.undrain, methods=["DELETE"])
         router.add_api_route("/runners", self.runners)
         router.add_api_route("/runners/{runner}/tasks", self.hand_over, methods=["POST"])
         router.add_api_route("/tasks/{name}", self.task)
@@ -91,6 +93,13 @@ class Admin:
 
     async def nodes(self) -> Response:
         return await self._asked("nodes.list", {})
+
+    async def drain(self, name: str) -> Response:
+        """The node is to be empty, until DELETE of the same path; answers with the node."""
+        return await self._asked("nodes.drain", {"node": name})
+
+    async def undrain(self, name: str) -> Response:
+        return await self._asked("nodes.drain", {"node": name, "drained": False})
 
     async def runners(self) -> Response:
         return await self._asked("runners.list", {})

@@ -7,8 +7,10 @@ from typing import Protocol
 
 from paceline.gateway.errors import RemoteError, SlowClient, StreamFailed
 from paceline.gateway.metrics import Metrics
-from paceline.gateway.recovery import Leave
+from paceline.gateway.recovery import Leave, Pause
 from paceline.gateway.streams import Stream, Verdict
+from paceline.gateway.suspicion import INNOCENT, Suspicion
+from paceline.process.logs import get_logger
 from paceline.types.control import Route
 from paceline.types.errors import PacelineError, TransportError
 from paceline.types.ids import InstanceId, StreamId
@@ -25,6 +27,8 @@ from paceline.types.stream import (
     Token,
     Tokens,
 )
+
+log = get_logger(__name__)
 
 
 class FrontLink(Protocol):
@@ -63,7 +67,10 @@ class LiveStream:
         self.gained_at = now
         self.not_before = now
         self.to_read = 0
-        """Tokens that its driver must read before the next one comes."""
+        """Tokens that its driver must read before the next one comes; none once it has come."""
+        self.suspicion: Suspicion = INNOCENT
+        self.pause: Pause | None = None
+        """Since its driver was left, until the next token."""
         self.stalls = 0
         self.refusals = 0
         self.refusal: Rejected | None = None
@@ -79,6 +86,11 @@ class LiveStream:
     @property
     def over(self) -> bool:
         return self.stream.ended or self.error is not None
+
+    @property
+    def has_gained(self) -> bool:
+        """Whether it has got a token since it was submitted last."""
+        return self.to_read == 0
 
     @property
     def moved_at(self) -> float:
@@ -102,6 +114,8 @@ class Driver:
         self.streams: dict[StreamId, LiveStream] = {}
         self.closing = ""
         self.broken = ""
+        self.company = 0
+        """How many streams it carried when its line failed."""
         self._metrics = metrics
         self._max_pending_tokens = max_pending_tokens
 
@@ -182,9 +196,26 @@ class Driver:
             latency = (now - live.gained_at) / count
             self._metrics.inter_token_latency.labels(live.model).observe(latency)
         live.gained_at, live.to_read, live.refusals = now, 0, 0
+        live.suspicion = INNOCENT
+        if live.pause is not None:
+            self._goes_on(live, live.pause.phases(live.submitted_at, now))
+            live.pause = None
         if live.stream.pending_tokens > self._max_pending_tokens:
             live.fail(SlowClient("the client does not read its answer; the stream was cancelled"))
         live.wake()
+
+    def _goes_on(self, live: LiveStream, phases: dict[str, float]) -> None:
+        for phase, seconds in phases.items():
+            self._metrics.stream_pause.labels(live.model, phase).observe(seconds)
+        log.info(
+            "stream goes on",
+            stream=live.stream.stream_id,
+            attempt=live.stream.attempt,
+            instance=self.route.instance,
+            epoch=str(self.route.epoch),
+            emitted=len(live.stream.emitted_ids),
+            **{f"{phase}_s": round(seconds, 3) for phase, seconds in phases.items()},
+        )
 
     def _finished(self, end: Finished) -> bool:
         """Whether the driver has forgotten this stream's current attempt."""

@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable
 
+from paceline.gateway.court import Court, EndsItsLine
 from paceline.gateway.driver import Driver, LiveStream
 from paceline.gateway.errors import Overloaded, as_known
 from paceline.gateway.links import Dial, Links
@@ -18,6 +19,7 @@ from paceline.gateway.recovery import (
     Candidate,
     Carriage,
     Leave,
+    Pause,
     choose,
     patience_s,
     reason_to_leave,
@@ -41,6 +43,8 @@ STALLED_LOOP_S = 1.0
 class Drivers:
     """Use as `async with`: a task inside attends to the streams as long as the block lasts."""
 
+    links_kind: type[Links] = Links
+
     def __init__(
         self,
         dial: Dial,
@@ -54,7 +58,8 @@ class Drivers:
         self._clock = clock
         self._wake = asyncio.Event()
         self._news = asyncio.Event()
-        self._links = Links(dial, settings, metrics, clock, self._wake.set)
+        self._links = self.links_kind(dial, settings, metrics, clock, self._wake.set)
+        self._court = Court(self.table, self._links, metrics)
         self._lives: dict[StreamId, LiveStream] = {}
         self._attendant: asyncio.Task[None] | None = None
         self._looked_at = self._renewed_at = clock()
@@ -113,7 +118,7 @@ class Drivers:
             )
         for live in new:
             self._lives[live.stream.stream_id] = live
-            self._look_after(live, self._clock())
+            self._place(live, self._clock())
         self._wake.set()
 
     def drop(self, live: LiveStream) -> None:
@@ -150,31 +155,34 @@ class Drivers:
         self._judge_silence = now - self._looked_at < STALLED_LOOP_S
         self._looked_at = now
         self._links.dial_new(self.table.routes.values())
-        for live in tuple(self._lives.values()):
-            try:
-                self._look_after(live, now)
-            except Exception as error:  # what ails one stream must not end the others
-                self._give_up(live, as_known(error))
+        # All who must leave have left before anyone is given a place.
+        for step in (self._see_off, self._place):
+            self._court.sit(self._lives.values())
+            for live in tuple(self._lives.values()):
+                self._try(step, live, now)
         if now - self._renewed_at >= self._settings.renew_s:
             self._renewed_at = now
             self._links.renew()
         self._links.hang_up_old(self.table.routes.values())
         return any(live.driver is None for live in self._lives.values())
 
-    def _look_after(self, live: LiveStream, now: float) -> None:
+    def _try(self, step: Callable[[LiveStream, float], None], live: LiveStream, now: float) -> None:
+        try:
+            step(live, now)
+        except Exception as error:  # what ails one stream must not end the others
+            self._give_up(live, as_known(error))
+
+    def _see_off(self, live: LiveStream, now: float) -> None:
         if live.over:
             self.drop(live)
             return
         if now >= live.deadline:
-            self._give_up(live, DeadlineExceeded(_too_late(live, now)))
+            self._give_up(live, self._too_late(live, now))
             return
         if live.driver is not None:
             reason = live.leave or self._reason_to_leave(live, live.driver, now)
-            if reason is None:
-                return
-            self._take_off(live, live.driver, reason, now)
-        if not live.over and now >= live.not_before:
-            self._place(live, now)
+            if reason is not None:
+                self._take_off(live, live.driver, reason, now)
 
     def _reason_to_leave(self, live: LiveStream, driver: Driver, now: float) -> Leave | None:
         settings = self._settings
@@ -190,12 +198,15 @@ class Drivers:
             silence_s=driver.link.silence if self._judge_silence else 0.0,
             epoch=driver.route.epoch,
             newest_epoch=self.table.epoch_of(driver.route.instance),
+            disallowed=not self._court.may_ride(live, driver.route.instance),
             idle_s=now - live.moved_at,
             patience_s=patience,
         )
         return reason_to_leave(carriage, settings.link_silence_s)
 
     def _take_off(self, live: LiveStream, driver: Driver, reason: Leave, now: float) -> None:
+        if reason.ends_the_line:
+            driver.company = driver.company or len(driver.streams)
         driver.release(live, cancel=True)
         self._metrics.resubmissions.labels(reason.value).inc()
         log.info(
@@ -207,10 +218,15 @@ class Drivers:
             reason=reason.value,
             emitted=len(live.stream.emitted_ids),
         )
+        live.pause = live.pause or Pause(silent_since=live.moved_at, left_at=now)
         live.avoid = driver.route.instance if reason.blames_the_instance else None
         live.stalls += reason is Leave.STALLED
         if reason is Leave.REJECTED:
             self._refused(live, now)
+        try:
+            self._court.hear(live, driver, reason)
+        except EndsItsLine as error:
+            self._give_up(live, error)
 
     def _refused(self, live: LiveStream, now: float) -> None:
         """A stream that has begun waits to its deadline. A new one gives way sooner, and at once
@@ -228,9 +244,12 @@ class Drivers:
             self._give_up(live, Unavailable(live.refusal.message))
 
     def _place(self, live: LiveStream, now: float) -> None:
+        if live.over or live.driver is not None or now < live.not_before:
+            return
         candidates = [
             Candidate(route=driver.route, carried=len(driver.streams))
             for driver in self._links.usable(self.table.of_model(live.model))
+            if self._court.may_board(live, driver)
         ]
         route = choose(candidates, live.avoid)
         if route is None:
@@ -273,6 +292,20 @@ class Drivers:
             )
         live.numerics_id = route.numerics_id
 
+    def _too_late(self, live: LiveStream, now: float) -> PacelineError:
+        """Whose instance never came may come again; who was served asks for too much."""
+        waited_s, made = now - live.opened_at, len(live.stream.emitted_ids)
+        if live.homeless_since is not None and not made:
+            reasons = "; ".join(self.table.standing(live.model).reasons) or "it recovers"
+            return Unavailable(
+                f"model {live.model} did not answer within {waited_s:.0f} s, try again later: "
+                f"{reasons}"
+            )
+        return DeadlineExceeded(
+            f"the answer was not complete within {waited_s:.0f} s ({made} tokens were made); "
+            "allow more with `timeout`, or ask for fewer tokens"
+        )
+
     def _give_up(self, live: LiveStream, error: PacelineError) -> None:
         self.drop(live)
         live.fail(error)
@@ -280,11 +313,3 @@ class Drivers:
 
 def _stopped() -> Unavailable:
     return Unavailable("this gateway is stopping; send the request again")
-
-
-def _too_late(live: LiveStream, now: float) -> str:
-    return (
-        f"the answer was not complete within {now - live.opened_at:.0f} s "
-        f"({len(live.stream.emitted_ids)} tokens were made); allow more with `timeout`, or ask for "
-        "fewer tokens"
-    )

@@ -93,6 +93,7 @@ SHAPES: dict[str, Shape] = {
     "body_timeout": Shape(408, _INVALID),
     "slow_client": Shape(408, _INVALID),
     "body_too_large": Shape(413, _INVALID),
+    "request_ends_its_line": Shape(422, _INVALID),
     "client_gone": Shape(499, _INVALID),
     "queue_full": Shape(429, "rate_limit_error", retry_after_s=5),
     "unavailable": Shape(503, "service_unavailable_error", retry_after_s=5),

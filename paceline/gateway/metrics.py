@@ -14,6 +14,7 @@ from paceline.types.control import Route, Routes
 _PREFIX = "paceline"
 _TTFT_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 _ITL_S = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1, 2.5, 5, 10)
+_PAUSE_S = (0.05, 0.1, 0.25, 0.5, 0.75, 1, 1.5, 2, 2.5, 3, 4, 6, 10, 30, 60)
 _E2E_S = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
 
 
@@ -51,6 +52,18 @@ class Metrics:
         self.resubmissions = self._counter(
             "stream_resubmissions", "Streams submitted again after their driver was left.", "reason"
         )
+        self.stream_pause = self._histogram(
+            "stream_pause_seconds",
+            "Of streams whose driver was left: until that was noticed (detect), until another took "
+            "them (replace), until their next token (replay).",
+            _PAUSE_S,
+            "phase",
+        )
+        self.suspicions = self._counter(
+            "stream_suspicions",
+            "Lines that failed under a stream that had gained nothing there.",
+            "company",
+        )
         self.dropped = self._counter(
             "stream_messages_dropped", "Tokens of no current attempt or position.", "reason"
         )
@@ -66,9 +79,15 @@ class Metrics:
         """All of it, in Prometheus' text format."""
         return generate_latest(self._registry)
 
-    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+    def _histogram(
+        self, name: str, text: str, buckets: tuple[float, ...], *labels: str
+    ) -> Histogram:
         return Histogram(
-            f"{_PREFIX}_{name}", text, ("model_name",), buckets=buckets, registry=self._registry
+            f"{_PREFIX}_{name}",
+            text,
+            ("model_name", *labels),
+            buckets=buckets,
+            registry=self._registry,
         )
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:

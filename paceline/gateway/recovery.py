@@ -32,11 +32,17 @@ class Leave(Enum):
     """The driver did not take it, but another time or driver may."""
     CANCELLED = "cancelled"
     """The driver freed it unasked."""
+    TRIAL = "trial"
+    """A suspect gets the line to itself."""
 
     @property
     def blames_the_instance(self) -> bool:
         """Whether another instance, where there is one, should be tried first."""
         return self in (Leave.LINK, Leave.STALLED, Leave.REJECTED)
+
+    @property
+    def ends_the_line(self) -> bool:
+        return self in (Leave.CLOSING, Leave.LINK, Leave.EPOCH)
 
 
 class Carriage(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,6 +54,8 @@ class Carriage(msgspec.Struct, frozen=True, kw_only=True):
     epoch: Epoch
     newest_epoch: Epoch | None
     """Of the same instance; None while it has no route: its running streams may well go on."""
+    disallowed: bool
+    """Another has the line to itself."""
     idle_s: float
     """Since the stream was submitted or last gained a token."""
     patience_s: float
@@ -59,6 +67,7 @@ def reason_to_leave(carriage: Carriage, max_silence_s: float) -> Leave | None:
         (carriage.closing, Leave.CLOSING),
         (newer, Leave.EPOCH),
         (carriage.broken or carriage.silence_s > max_silence_s, Leave.LINK),
+        (carriage.disallowed, Leave.TRIAL),
         (carriage.idle_s > carriage.patience_s, Leave.STALLED),
     )
     return next((reason for holds, reason in table if holds), None)
@@ -69,6 +78,23 @@ def patience_s(*, base_s: float, per_token_s: float, to_read: int, stalls: int) 
     each time it has stalled doubles it, so that a slow line is not driven to start over for ever.
     """
     return float((base_s + per_token_s * to_read) * 2**stalls)
+
+
+class Pause(msgspec.Struct, frozen=True):
+    """What a client sees of a loss: its stream stands still until another driver has it."""
+
+    silent_since: float
+    """The last sign of progress by the driver that was lost."""
+    left_at: float
+
+    def phases(self, resubmitted_at: float, gained_at: float) -> dict[str, float]:
+        """Seconds until the loss was noticed, until a line stood that took the stream, and until
+        that line had read it again and drawn the next token. Together: the pause."""
+        return {
+            "detect": self.left_at - self.silent_since,
+            "replace": resubmitted_at - self.left_at,
+            "replay": gained_at - resubmitted_at,
+        }
 
 
 class Candidate(msgspec.Struct, frozen=True, kw_only=True):

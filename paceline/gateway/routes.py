@@ -76,6 +76,11 @@ class RouteTable:
         route = self.routes.get(instance)
         return route.epoch if route else None
 
+    def was_retired(self, instance: InstanceId, epoch: Epoch) -> bool:
+        """Whether the line of that epoch ended because that was decided, and not of a failure."""
+        view = self.instances.get(instance)
+        return view is not None and view.retired is not None and epoch <= view.retired
+
     def models(self) -> tuple[str, ...]:
         """Models of which an instance is wanted, by name."""
         served = {route.model for route in self.routes.values()}

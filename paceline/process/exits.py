@@ -10,7 +10,7 @@ import msgspec
 from paceline.process.child import PARENT_GONE
 
 _MAX_REASON = 400
-_OURS = frozenset({signal.SIGTERM, signal.SIGKILL})
+_OURS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGKILL})
 
 
 class ChildExit(msgspec.Struct, frozen=True, kw_only=True):

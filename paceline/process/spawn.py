@@ -85,8 +85,10 @@ class Child:
                 self._signal_all(signal.SIGKILL)
         return self._exit
 
-    def terminate(self, grace_s: float, reason: str) -> None:
-        """Asks it to end with SIGTERM, and kills it after `grace_s` (in `poll`). Again: the
+    def terminate(
+        self, grace_s: float, reason: str, number: signal.Signals = signal.SIGTERM
+    ) -> None:
+        """Asks it to end with this signal, and kills it after `grace_s` (in `poll`). Again: the
         earlier of the two moments holds."""
         if self._exit is not None:
             return
@@ -94,7 +96,7 @@ class Child:
         if self._kill_at is None:
             self._asked = reason
             with suppress(ProcessLookupError):
-                os.kill(self.pid, signal.SIGTERM)
+                os.kill(self.pid, number)
         self._kill_at = kill_at if self._kill_at is None else min(self._kill_at, kill_at)
 
     def kill(self, reason: str) -> None:

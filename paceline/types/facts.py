@@ -55,6 +55,8 @@ class NodeFacts(msgspec.Struct, frozen=True, kw_only=True):
     """The last ones, newest last; bounded."""
     term: int = 0
     """The newest of which it has heeded an order; 0: none."""
+    leaving: bool = False
+    """It was asked to end, and waits a while for its seats to be given to others."""
 
 
 class LinkOffer(msgspec.Struct, frozen=True, kw_only=True):

@@ -136,6 +136,8 @@ class InstanceView(msgspec.Struct, frozen=True, kw_only=True):
     """Sentences: why it is in this state and what would change it."""
     runners: tuple[RunnerView, ...]
     numerics_id: str | None = None
+    retired: Epoch | None = None
+    """Of the last line that was ended because it was decided, and not because it failed."""
     placed_because: tuple[str, ...] = ()
     """Why it is on these nodes."""
     forecast: Forecast | None = None
@@ -160,6 +162,8 @@ class NodeView(msgspec.Struct, frozen=True, kw_only=True):
     name: NodeName
     state: str
     """ready, suspect, unreachable or lost"""
+    drained: bool
+    """It is to be empty: it gets no seats, and its own go to other nodes where they can."""
     incarnation: str
     host: str
     cpus: int

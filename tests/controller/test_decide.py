@@ -746,6 +746,14 @@ def test_an_instance_that_fails_again_and_again_is_called_failed_and_tried_on() 
     assert scene.go()[0] == "i-1 gets epoch 1.1: all 2 ranks hold their layers"
 
 
+def test_an_instance_that_comes_back_each_time_is_not_called_failed() -> None:
+    scene = Scene()
+    scene.placed(0, 1, patience=Patience(Backoff(6), NOW + 2.0), outlived=5)
+    for rank in (0, 1):
+        scene.runner(rank, RunnerState.LOADED)
+    assert scene.go() == []
+
+
 def test_ten_seconds_of_health_forgive_everything() -> None:
     scene = Scene()
     scene.ready(ONE)

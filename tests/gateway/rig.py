@@ -148,6 +148,8 @@ class ScriptedDriver:
         """Takes streams and emits nothing."""
         self.repeat = 1
         """How often each message is sent."""
+        self.deadly: Callable[[StreamRecord], bool] = lambda record: False
+        """Streams that it dies of, before it has drawn anything for anyone."""
         self.die_at: int | None = None
         self.closing_at: int | None = None
         self.dead = asyncio.Event()
@@ -202,6 +204,9 @@ class ScriptedDriver:
                 self.renewed.append(message)
 
     def _step(self) -> None:
+        if any(self.deadly(record) for _, record, _ in self._running.values()):
+            self.die()
+            return
         for stream_id, (peer, record, ids) in tuple(self._running.items()):
             position = self._positions[stream_id]
             if position == self.die_at:
@@ -273,7 +278,11 @@ class ScriptedController:
 
 
 def view(
-    state: InstanceState = InstanceState.READY, *, name: str = "i-1", model: str = MODEL
+    state: InstanceState = InstanceState.READY,
+    *,
+    name: str = "i-1",
+    model: str = MODEL,
+    retired: Epoch | None = None,
 ) -> InstanceView:
     return InstanceView(
         id=InstanceId(name),
@@ -284,6 +293,7 @@ def view(
         dtype="float32",
         reasons=(f"it is {state.value}",),
         runners=(),
+        retired=retired,
     )
 
 

@@ -307,14 +307,17 @@ async def test_a_new_stream_waits_less_for_a_silent_driver_than_one_that_has_beg
     assert bench.links[0].submitted[-1].emitted_ids == (65,)
 
 
-async def test_the_deadline_ends_a_paused_stream(short: Path) -> None:
+@pytest.mark.parametrize(("made", "error"), [(0, Unavailable), (1, DeadlineExceeded)])
+async def test_the_deadline_ends_a_paused_stream(short: Path, made: int, error: type) -> None:
+    """One that has not begun may be sent again later."""
     bench = Bench(short)
     bench.routed()
     live = bench.carry(timeout_s=20)
+    live.stream.emitted_ids += [65] * made
     bench.pass_time(19.5)
     assert not live.over
     bench.pass_time(0.5)
-    assert isinstance(live.error, DeadlineExceeded)
+    assert isinstance(live.error, error)
 
 
 async def test_a_bound_on_streams_and_a_stop(short: Path) -> None:

@@ -9,6 +9,7 @@ from paceline.gateway.recovery import (
     Candidate,
     Carriage,
     Leave,
+    Pause,
     choose,
     patience_s,
     reason_to_leave,
@@ -22,6 +23,7 @@ WELL = Carriage(
     silence_s=0.1,
     epoch=Epoch(1, 5),
     newest_epoch=Epoch(1, 5),
+    disallowed=False,
     idle_s=1.0,
     patience_s=30.0,
 )
@@ -38,6 +40,8 @@ WELL = Carriage(
         ({"closing": True}, Leave.CLOSING),
         ({"broken": True}, Leave.LINK),
         ({"silence_s": 3.1}, Leave.LINK),
+        ({"disallowed": True}, Leave.TRIAL),
+        ({"disallowed": True, "broken": True}, Leave.LINK),
         ({"idle_s": 30.1}, Leave.STALLED),
         ({"closing": True, "broken": True, "idle_s": 99.0}, Leave.CLOSING),
     ],
@@ -53,6 +57,11 @@ def test_patience_grows_with_what_is_to_read_and_with_each_stall() -> None:
     assert patience(0, 0) == 30
     assert patience(1000, 0) == 80
     assert patience(1000, 2) == 320
+
+
+def test_the_phases_of_a_pause_are_the_pause() -> None:
+    phases = Pause(silent_since=10.0, left_at=10.5).phases(resubmitted_at=12.0, gained_at=12.25)
+    assert phases == {"detect": 0.5, "replace": 1.5, "replay": 0.25}
 
 
 def candidate(instance: str, running: int = 0, waiting: int = 0, carried: int = 0) -> Candidate:

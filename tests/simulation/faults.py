@@ -264,6 +264,22 @@ def _pumping(world: World) -> list[SimRunner]:
 # --- nodes ---------------------------------------------------------------------------------------
 
 
+def drain_node(world: World, random: Random) -> Undo | None:
+    node = _node(world, random).name
+    if not world.drain(node, True):
+        return None
+
+    def undo() -> None:
+        if not world.drain(node, False):
+            world.clock.after(0.5, undo)
+
+    return undo
+
+
+def ask_node_to_leave(world: World, random: Random) -> Undo | None:
+    return STAYS if _node(world, random).leave() else None
+
+
 def crash_node(world: World, random: Random) -> Undo | None:
     node = _node(world, random)
     if not node.up:
@@ -450,6 +466,8 @@ FAULTS: dict[str, Fault] = {
         fail_engine,
         send_stale_task,
         fail_tasks,
+        drain_node,
+        ask_node_to_leave,
         crash_node,
         lose_node,
         flap_node,

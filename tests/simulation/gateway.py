@@ -89,6 +89,10 @@ class SimLinks(Links):
         self._drivers.pop(key).link.close()
 
 
+class SimDrivers(Drivers):
+    links_kind = SimLinks
+
+
 class Client:
     """One stream, and what its reader got of it."""
 
@@ -136,8 +140,7 @@ class SimGateway:
         self.clients: list[Client] = []
         self.links: dict[str, SimLink] = {}
         """By the address of the driver's front."""
-        self.drivers = Drivers(self._dial, SETTINGS, METRICS, world.clock)
-        self.drivers._links = SimLinks(self._dial, SETTINGS, METRICS, world.clock, self._look_soon)
+        self.drivers = SimDrivers(self._dial, SETTINGS, METRICS, world.clock)
         self._end = world.network.join(self.identity, self.host, self._take)
         self._look_planned = False
         self._beats = 0

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from paceline.cluster.local.cluster import supervisor_identity
 from paceline.cluster.local.roster import Roster
+from paceline.cluster.local.supervisor import LEAVE_S
 from paceline.process.spawn import Child
 from paceline.transport.probe import BAD_AFTER, EVERY_S, GIVE_UP_S, NEVER_AFTER
 from paceline.types.control import Kill, Launch, NodeBeat, Peers, Reserve
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 BEAT_S = 0.5
+BACK_S = 1.0
+"""From the end of a node that has left until it is there again."""
 
 
 class Sounding:
@@ -76,6 +79,8 @@ class SimNode:
         self._boots += 1
         self.incarnation = f"{self.name}.{self._boots}"
         self.started_at = self.world.clock.now
+        self.leave_at: float | None = None
+        """When it ends, whatever is left, because it was asked to."""
         self.host.boot()
         self.roster = Roster(self.incarnation, self.memory_bytes, self._start)
         self._orders: dict[type, Any] = {
@@ -89,11 +94,30 @@ class SimNode:
         self._beat_due, self._look_at, self._beats = 0.0, math.inf, 0
         self.look_soon()
 
+    def leave(self) -> bool:
+        """As a supervisor after SIGTERM: it ends when it is empty, or after a while, and comes back
+        as another incarnation. False if it is down."""
+        if self._end is None:
+            return False
+        if self.leave_at is None:
+            self.leave_at = self.world.clock.now + LEAVE_S
+            self._beat_due = 0.0
+            self.look_soon()
+        return True
+
+    def _leave_if_empty(self, now: float) -> bool:
+        if self.leave_at is None or (self.roster.processes and now < self.leave_at):
+            return False
+        self.world.note("{} leaves", self.name)
+        self.crash()
+        self.world.clock.after(BACK_S, self.boot)
+        return True
+
     def crash(self) -> None:
         if self._end is None:
             return
         self.world.network.leave(self.identity, self._end)
-        self._end = None
+        self._end = self.leave_at = None
         for runner in tuple(self.runners.values()):
             runner.end(-9, Cause.NODE_LOST)
         self.runners.clear()
@@ -160,6 +184,8 @@ class SimNode:
         for name in [name for name, runner in self.runners.items() if not runner.alive]:
             del self.runners[name]
         now = self.world.clock.now
+        if self._leave_if_empty(now):
+            return
         if changed or now >= self._beat_due:
             self._beat_due = now + BEAT_S * self.host.slowness
             self._beats += 1
@@ -183,4 +209,5 @@ class SimNode:
             processes=self.roster.processes,
             exits=self.roster.exits,
             term=self.roster.term,
+            leaving=self.leave_at is not None,
         )

@@ -136,6 +136,10 @@ class Schedule:
                 return f"{name} is {book.nodes.get(name)} and should be {state}"
             if node.up and not node.knows_its_links:
                 return f"{name} does not know of a dead link"
+            if node.leave_at is not None:
+                return f"{name} is about to leave"
+        if book.drained:
+            return f"{book.drained} are to be empty"
         if world.controllers[0].is_settling:
             return "the controller has just started"
         for inst in book.instances.values():

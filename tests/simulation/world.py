@@ -16,6 +16,7 @@ from paceline.controller.events import EventLog
 from paceline.controller.store import Store
 from paceline.types.control import Event, Routes
 from paceline.types.errors import Unavailable
+from paceline.types.ids import NodeName
 from paceline.types.instance import InstanceWish
 from paceline.types.states import InstanceState, RunnerState
 from paceline.types.timing import DEFAULT_TIMING, Timing
@@ -143,6 +144,19 @@ class World:
     def unwant(self, name: str) -> bool:
         inst = self.controller.book.instances.get(name)
         return inst is not None and self._tell(replace(inst.wish, deleted=True))
+
+    def drain(self, node: str, drained: bool) -> bool:
+        """Whether a controller could be told, and has written it down."""
+        if not self.answers:
+            return False
+        try:
+            self.store.drain(NodeName(node), drained)
+        except Unavailable:
+            return False
+        book = self.controller.book
+        (book.drained.add if drained else book.drained.discard)(NodeName(node))
+        self.note("{} is {}", node, "to be empty" if drained else "open again")
+        return True
 
     def _tell(self, wish: InstanceWish) -> bool:
         """As `paceline.controller.api` does: on disk first, then in the book."""

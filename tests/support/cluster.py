@@ -13,7 +13,7 @@ import psutil
 
 from paceline.cli.api import Api
 from paceline.cluster.local.detached import Detached, start_detached
-from paceline.cluster.local.options import UpOptions
+from paceline.cluster.local.options import Programs, UpOptions
 from paceline.process.home import Home
 from paceline.types.errors import PacelineError
 from tests.support.models import smollm2_dir
@@ -21,6 +21,7 @@ from tests.support.models import smollm2_dir
 MODEL = "smollm2-135m-instruct"
 GIB = 2**30
 WAIT_S = 90.0
+PROGRAMS = Programs()
 
 
 class LocalCluster:
@@ -111,7 +112,11 @@ class LocalCluster:
 
 @contextmanager
 def local_cluster(
-    path: Path, nodes: int = 2, memory: int = 3 * GIB, models: Path | None = None
+    path: Path,
+    nodes: int = 2,
+    memory: int = 3 * GIB,
+    models: Path | None = None,
+    programs: Programs = PROGRAMS,
 ) -> Iterator[LocalCluster]:
     """`models` is linked into the home; the directory of the real model if it is not given. A
     home that has models already keeps them."""
@@ -119,7 +124,7 @@ def local_cluster(
     home.create()
     if not home.models.is_symlink() and not home.models.exists():
         home.models.symlink_to(models or smollm2_dir().parent)
-    options = UpOptions(home=str(path), nodes=nodes, node_memory=memory, port=0)
+    options = UpOptions(home=str(path), nodes=nodes, node_memory=memory, port=0, programs=programs)
     with start_detached(options) as detached:
         yield LocalCluster(home, detached, Api(detached.wait_ready(30).url))
 

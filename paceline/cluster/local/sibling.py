@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,9 @@ from paceline.process.spawn import Child
 
 NEVER_STARTED = 127
 """Exit code of what could not be started, as shells have it."""
+
+_ENDS = {"node": signal.SIGINT}
+"""What ends a sibling at once. SIGTERM has a node give its seats to others first."""
 
 log = get_logger(__name__)
 
@@ -61,10 +65,10 @@ class Sibling:
             self._start()
 
     def stop(self, grace_s: float, reason: str) -> None:
-        """Ends it for good: SIGTERM now, SIGKILL after the grace."""
+        """Ends it for good: a signal now, SIGKILL after the grace."""
         self._start_at = None
         if self._child is not None:
-            self._child.terminate(grace_s, reason)
+            self._child.terminate(grace_s, reason, _ENDS.get(self.role, signal.SIGTERM))
 
     def kill(self, reason: str) -> None:
         self._start_at = None

@@ -2,6 +2,10 @@
 
 It decides nothing. It beats the whole truth about its runners and obeys the controller; when the
 controller is away the runners live on. When the supervisor goes, they go.
+
+SIGTERM asks it to leave: it says so, and stays until the controller has given its seats to other
+nodes and ended its runners, or until LEAVE_S have passed. SIGINT, a second SIGTERM and the end of
+its parent end it now.
 """
 
 from __future__ import annotations
@@ -10,6 +14,7 @@ import argparse
 import os
 import secrets
 import shlex
+import signal
 import socket
 import sys
 import time
@@ -39,6 +44,8 @@ TICK_S = 0.05
 STOP_GRACE_S = 1.5
 """What runners have to end in, once the supervisor was told to end."""
 STOP_WITHIN_S = 2.5
+LEAVE_S = 20.0
+"""How long a node that was asked to leave waits to be empty."""
 RUNNER_LOGS_KEPT = 200
 
 log = get_logger("paceline.cluster.local.supervisor")
@@ -85,11 +92,19 @@ class Supervisor:
         self._sounder = Sounder(settings.node, keys)
         self._started_at = time.time()
         self._stopping = ""
+        self._leave_until: float | None = None
         self._beats = 0
 
     def stop(self, reason: str) -> None:
         """Asks the node to end; may be called from a signal handler and from any thread."""
         self._stopping = reason
+
+    def leave(self, reason: str) -> None:
+        """Asks the node to end once it is empty; asked again, it ends. Safe in a handler."""
+        if self._leave_until is not None:
+            self.stop(reason)
+        else:
+            self._leave_until = self._clock() + LEAVE_S
 
     def run(self) -> None:
         next_beat = 0.0
@@ -100,6 +115,7 @@ class Supervisor:
             self._obey()
             self._echo.answer()
             self._sounder.tick(self._clock())
+            self._leave_if_empty()
             if self._stopping and leave_at is None:
                 self._roster.close(STOP_GRACE_S, self._stopping)
                 leave_at = self._clock() + STOP_WITHIN_S
@@ -111,6 +127,14 @@ class Supervisor:
                 next_beat = self._clock() + self._settings.timing.beat_s
         self._echo.close()
         self._sounder.close()
+
+    def _leave_if_empty(self) -> None:
+        if self._leave_until is None or self._stopping:
+            return
+        if not self._roster.processes:
+            self.stop("the node was asked to leave, and is empty")
+        elif self._clock() >= self._leave_until:
+            self.stop(f"the node was asked to leave, and is not empty after {LEAVE_S:.0f} s")
 
     def _wait(self) -> None:
         poller = zmq.Poller()
@@ -149,6 +173,7 @@ class Supervisor:
             processes=self._roster.processes,
             exits=self._roster.exits,
             term=self._roster.term,
+            leaving=self._leave_until is not None,
         )
 
     def _start(self, runner_id: RunnerId) -> Child:
@@ -173,6 +198,9 @@ class Supervisor:
         )
 
 
+_ASKS = {signal.SIGTERM: Supervisor.leave, signal.SIGINT: Supervisor.stop}
+
+
 def main() -> None:
     settings = _settings()
     name = supervisor_identity(settings.node, settings.incarnation)
@@ -182,7 +210,9 @@ def main() -> None:
     with ControlClient[ToSupervisor](address, name, ToSupervisor) as control:
         supervisor = Supervisor(settings, control)
         watch_parent(lambda: supervisor.stop("the parent is gone"), grace_s=STOP_WITHIN_S)
-        install_stop_signals(lambda number: supervisor.stop(f"the node got {number.name}"))
+        install_stop_signals(
+            lambda number: _ASKS[number](supervisor, f"the node got {number.name}")
+        )
         log.info("node started", memory_bytes=settings.memory_bytes, threads=settings.threads)
         supervisor.run()
         log.info("node stopped")
