@@ -78,6 +78,7 @@ class Driver:
         self._front = front
         self._held: dict[StreamId, _Held] = {}
         self._backlog: dict[bytes, _Backlog] = {}
+        self._completed: deque[Completion] = deque()
         self._emitted = 0
         self._warm_up: StreamId | None = None
         self.warmed = False
@@ -150,7 +151,7 @@ class Driver:
         return step
 
     def complete(self, sampled: Sampled, now: float) -> None:
-        """A step has left the line: hand its tokens to the gateways that wait for them."""
+        """A step has left the line. `deliver` is to follow, after what the line waits for."""
         completion = self.scheduler.complete(sampled)
         trip = self._trips.returned(now)
         if trip.decode_rows or trip.prompt_rows:
@@ -159,12 +160,19 @@ class Driver:
             self._depth.measured(trip.trip_s - times.waited_s, times.slowest_s)
             self.scheduler.batches_in_flight = self._depth.batches
         self._emitted += len(completion.tokens)
-        for peer, (tokens, finished) in self._by_peer(completion).items():
-            self._send(peer, Tokens(tokens=tuple(tokens), finished=tuple(finished)))
-        for end in completion.finished:
+        self._completed.append(completion)
+        for _ in completion.finished:
             self._turnover.ended(now)
-            self._held.pop(end.stream_id, None)
-            self.warmed = self.warmed or end.stream_id == self._warm_up
+
+    def deliver(self) -> None:
+        """Hand what steps gave to the gateways that wait for it."""
+        while self._completed:
+            completion = self._completed.popleft()
+            for peer, (tokens, finished) in self._by_peer(completion).items():
+                self._send(peer, Tokens(tokens=tuple(tokens), finished=tuple(finished)))
+            for end in completion.finished:
+                self._held.pop(end.stream_id, None)
+                self.warmed = self.warmed or end.stream_id == self._warm_up
 
     def _by_peer(self, completion: Completion) -> dict[bytes, tuple[list[Token], list[Finished]]]:
         shares: dict[bytes, tuple[list[Token], list[Finished]]] = {}

@@ -93,9 +93,10 @@ class Line:
 
     def receive(self, now: float) -> Frame | None:
         """The next frame from the rank before, if one is there. Raises LinkBroken."""
-        if self._downstream is not None:
+        frame = self._upstream.receive(now) if self._upstream is not None else None
+        if frame is None and self._downstream is not None:
             self._downstream.receive(now)  # nothing but hellos and beats comes up the line
-        return self._upstream.receive(now) if self._upstream is not None else None
+        return frame
 
     def tick(self, now: float) -> None:
         """Hellos and beats. Raises LinkBroken when a neighbour has been silent too long."""

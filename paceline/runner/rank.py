@@ -162,7 +162,6 @@ class Rank:
                     self.line.send(step, _tensor(rows) if step.spans else None, now)
                 case Sampled() as sampled if self.driver is not None:
                     self._sampled(self.driver, sampled)
-                    self._start_steps(self.driver)
                 case Sampled() as sampled:
                     self.line.send(sampled, None, now)
         except (PacelineError, WorkerBusy) as broken:
@@ -174,6 +173,9 @@ class Rank:
         self._round_trip.end()
         if self._rows_in_flight:
             self._round_trip.begin("round trip", self._rows_in_flight[0])
+        # The line first: gateways can wait for the moment that a step takes to make.
+        self._start_steps(driver)
+        driver.deliver()
 
     def _lose(self, reason: str) -> None:
         log.warning("line_lost", reason=reason)

@@ -64,6 +64,7 @@ class Desk:
         self.now += took_s
         times = Times(slowest_s=worked_s)
         self.driver.complete(msgspec.structs.replace(self.line.run(), times=times), self.now)
+        self.driver.deliver()
         return took_s
 
     def tokens(self, name: str) -> list[Token]:
