@@ -64,6 +64,12 @@ class Checkpoint:
             )
         return self.layout.shard(shard)
 
+    def digest(self) -> str | None:
+        """The store's identity of the content, where the checkpoint is one of the store's."""
+        if not (self.directory / MANIFEST_NAME).is_file():
+            return None
+        return read_manifest(self.directory).digest
+
     def _check(self, whole: Shard) -> None:
         used = set()
         for tensor in self.tensors(whole):
@@ -139,8 +145,8 @@ def _names(checkpoint: Checkpoint, shard: Shard) -> tuple[str, ...]:
 def _digest(checkpoint: Checkpoint) -> str:
     """The store's where there is one, else of config, names and sizes: that one is quick to make,
     and blind to other weights of the same shapes."""
-    if (checkpoint.directory / MANIFEST_NAME).is_file():
-        return read_manifest(checkpoint.directory).digest
+    if (digest := checkpoint.digest()) is not None:
+        return digest
     identity = hashlib.sha256()
     for name in _IDENTITY_NAMES:
         path = checkpoint.directory / name

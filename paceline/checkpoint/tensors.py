@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -63,13 +64,15 @@ class _Index(msgspec.Struct, frozen=True):
 
 
 class TensorFiles:
-    """The tensors of a checkpoint directory, over one or several files; a context manager."""
+    """The tensors of a checkpoint directory, over one or several files; a context manager. Any
+    thread may read."""
 
     def __init__(self, directory: Path) -> None:
         """Read and check every header. Raises CheckpointError, naming the file and the reason."""
         self.paths = tensor_paths(directory)
         self._infos: dict[str, TensorInfo] = {}
         self._descriptors: dict[Path, int] = {}
+        self._opening = threading.Lock()
         for path in self.paths:
             for info in read_header(path):
                 if info.name in self._infos:
@@ -117,15 +120,20 @@ class TensorFiles:
 
     def _fill(self, view: memoryview, info: TensorInfo, offset: int) -> None:
         try:
-            if info.path not in self._descriptors:
-                self._descriptors[info.path] = os.open(info.path, os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = self._descriptor(info.path)
             while view:
-                got = os.preadv(self._descriptors[info.path], [view[:_READ_BYTES]], offset)
+                got = os.preadv(descriptor, [view[:_READ_BYTES]], offset)
                 if got == 0:
                     raise CheckpointError(f"{info.path}: ends within tensor {info.name}")
                 view, offset = view[got:], offset + got
         except OSError as error:
             raise CheckpointError(f"{info.path}: cannot be read: {error.strerror}") from error
+
+    def _descriptor(self, path: Path) -> int:
+        with self._opening:
+            if path not in self._descriptors:
+                self._descriptors[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            return self._descriptors[path]
 
 
 def tensor_paths(directory: Path) -> tuple[Path, ...]:

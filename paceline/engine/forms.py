@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-import torch
-
+from paceline.engine.cache import UnitCache
+from paceline.engine.image import Arena, Image
 from paceline.engine.matrices import FloatLinear, FloatMatrix, Matrix
-from paceline.engine.quantised import QUAD, STRIP, QuantisedMatrix, pack, packed_depth, quantise
+from paceline.engine.quantised import STRIP, QuantisedMatrix, pack, quantise
 from paceline.engine.stored import Stored
 
 
 class Form(Protocol):
     def matrices(self, unit: str, stored: Mapping[str, Stored]) -> dict[str, Matrix]:
-        """What is loaded together ("layer 3", "embed"), by name. Raises CheckpointError."""
+        """What is loaded together ("layer-3", "embed"), by name, on any thread. Raises
+        CheckpointError."""
 
 
 class FloatForm:
@@ -30,20 +32,28 @@ class FloatForm:
 class Int8Form:
     """int8 with a scale per output column."""
 
-    def __init__(self, wrap: Callable[[QuantisedMatrix], Matrix]) -> None:
+    def __init__(self, wrap: Callable[[QuantisedMatrix], Matrix], cache: UnitCache | None) -> None:
         self._wrap = wrap
+        self._cache = cache
+        self._arena = Arena()
+        self._quantising = threading.Lock()
+        """Torch shares one unit's work out to all cores, and its working memory is held once."""
 
     def matrices(self, unit: str, stored: Mapping[str, Stored]) -> dict[str, Matrix]:
-        return {name: self._wrap(_quantised(one)) for name, one in stored.items()}
+        image = Image({name: one.shape for name, one in stored.items()})
+        memory = self._arena.take(image.nbytes)
+        made = image.matrices(memory)
+        if self._cache is None or not self._cache.read(unit, memory):
+            with self._quantising:
+                for name, one in stored.items():
+                    _quantise_into(made[name], one)
+            if self._cache is not None:
+                self._cache.write(unit, memory)
+        return {name: self._wrap(matrix) for name, matrix in made.items()}
 
 
-def _quantised(stored: Stored) -> QuantisedMatrix:
-    columns, depth = stored.shape
-    strips = -(-columns // STRIP)
-    packed = torch.empty(strips, packed_depth(depth) // QUAD, STRIP, QUAD, dtype=torch.uint8)
-    scales = torch.empty(columns)
+def _quantise_into(matrix: QuantisedMatrix, stored: Stored) -> None:
     for start, block in stored.blocks(STRIP):
-        values, scales[start : start + len(block)] = quantise(block)
+        values, matrix.scales[start : start + len(block)] = quantise(block)
         strip = start // STRIP
-        packed[strip : strip - (-len(block) // STRIP)] = pack(values)
-    return QuantisedMatrix(packed, scales, depth)
+        matrix.packed[strip : strip - (-len(block) // STRIP)] = pack(values)

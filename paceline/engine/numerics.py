@@ -13,6 +13,7 @@ import torch
 from paceline.checkpoint.architecture import LayerConfig, ModelConfig
 from paceline.checkpoint.rope import AnyRope
 from paceline.engine import kernels
+from paceline.engine.cache import UnitCache
 from paceline.engine.eager import EagerMatrix
 from paceline.engine.forms import FloatForm, Form, Int8Form
 from paceline.engine.kernels import Kernels
@@ -64,8 +65,11 @@ class Numerics:
         return ComposedHead(self.ops, config, norm, head)
 
 
-def choose_numerics(dtype: str, choice: OpsChoice, config: ModelConfig) -> Numerics:
+def choose_numerics(
+    dtype: str, choice: OpsChoice, config: ModelConfig, cache: UnitCache | None = None
+) -> Numerics:
     """`choice` "auto" takes the C kernels where they were built and run here, else the reference.
+    `cache` keeps quantised weights.
 
     Raises EngineError for a dtype that there is not, and when "c" is asked for and is not there.
     """
@@ -77,25 +81,26 @@ def choose_numerics(dtype: str, choice: OpsChoice, config: ModelConfig) -> Numer
     built = None if choice == "reference" else kernels.load()
     if built is None and choice == "c":
         raise EngineError("the C kernels are not built here; install with a compiler, or use auto")
-    return _DTYPES[resolved](built, config)
+    return _DTYPES[resolved](built, config, cache)
 
 
-def _float32(built: Kernels | None, config: ModelConfig) -> Numerics:
+def _float32(built: Kernels | None, config: ModelConfig, cache: UnitCache | None) -> Numerics:
     ops, name = _ops(built, config)
     cpu = torch.backends.cpu.get_cpu_capability()
     parts = (name if built is None else f"{built.name}{name}", "float32", "kv-float32", cpu)
     return Numerics(ops, FloatForm(ops.linear), torch.float32, parts)
 
 
-def _int8(built: Kernels | None, config: ModelConfig) -> Numerics:
+def _int8(built: Kernels | None, config: ModelConfig, cache: UnitCache | None) -> Numerics:
     """Only where torch computes does the id name what it vectorises for: the kernels' bits are the
     same on every instruction set."""
     ops, name = _ops(built, config)
     quantisation = ("int8-g64", "kv-float16")
     cpu = torch.backends.cpu.get_cpu_capability()
     if built is None:
-        return Numerics(ops, Int8Form(EagerMatrix), torch.float16, (name, *quantisation, cpu))
-    form = Int8Form(lambda quantised: PackedMatrix(quantised, built))
+        form = Int8Form(EagerMatrix, cache)
+        return Numerics(ops, form, torch.float16, (name, *quantisation, cpu))
+    form = Int8Form(lambda quantised: PackedMatrix(quantised, built), cache)
     if name:
         return Numerics(ops, form, torch.float16, (f"{built.build}{name}", *quantisation, cpu))
     return Numerics(ops, form, torch.float16, (built.build, *quantisation), built)
@@ -110,7 +115,7 @@ def _ops(built: Kernels | None, config: ModelConfig) -> tuple[Ops, str]:
     return built, ""
 
 
-_DTYPES: Mapping[str, Callable[[Kernels | None, ModelConfig], Numerics]] = {
+_DTYPES: Mapping[str, Callable[[Kernels | None, ModelConfig, UnitCache | None], Numerics]] = {
     "int8": _int8,
     "float32": _float32,
 }

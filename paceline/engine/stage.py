@@ -11,6 +11,7 @@ from torch import Tensor
 from paceline.checkpoint.architecture import ModelConfig
 from paceline.checkpoint.facts import Checkpoint
 from paceline.engine.batch import Batch, Limits, lay_out
+from paceline.engine.cache import UnitCache
 from paceline.engine.decoder import Decoder
 from paceline.engine.kv import KVCache
 from paceline.engine.numerics import Numerics, OpsChoice, choose_numerics
@@ -72,7 +73,9 @@ class Stage:
         with Checkpoint(checkpoint) as opened:
             opened.tensors(shard)
             config = opened.config
-            numerics = choose_numerics(dtype, ops, config)
+            digest = opened.digest()
+            cache = UnitCache(checkpoint, digest) if digest else None
+            numerics = choose_numerics(dtype, ops, config, cache)
             weights = load_weights(opened, shard, numerics.form, on_layer)
             return cls(config, shard, weights, kv_pages, numerics)
 

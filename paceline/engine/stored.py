@@ -17,8 +17,8 @@ _DTYPES: Mapping[str, torch.dtype] = {
     "F16": torch.float16,
     "BF16": torch.bfloat16,
 }
-_BLOCK_BYTES = 8 << 20
-"""Of a file, read at once: what a load needs beside the weights themselves."""
+_BLOCK_BYTES = 2 << 20
+"""Of a file, read at once: several times this is what a load needs beside the weights."""
 
 
 class Stored:

@@ -69,7 +69,7 @@ def test_int8_is_made_of_the_same_floats(tmp_path, monkeypatch, block_bytes, cas
         return EagerMatrix(matrix)
 
     with Checkpoint(tmp_path) as checkpoint:
-        weights.load_weights(checkpoint, WHOLE, Int8Form(keep), lambda done, total: None)
+        weights.load_weights(checkpoint, WHOLE, Int8Form(keep, None), lambda done, total: None)
     order = [floats.embed]
     for layer in floats.layers:
         order += [one.matrix for one in (layer.qkv, layer.o, layer.up, layer.down)]
