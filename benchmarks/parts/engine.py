@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.contenders import default_model, paceline, started
 from benchmarks.machine import int8_products_per_s, read_bytes_per_s
-from benchmarks.parts.works import KINDS, gap
+from benchmarks.parts.works import KINDS, Plan, gap
 from benchmarks.processes import Failed
 from benchmarks.report import Result, Table, failures, mib, ms, percent, rate
 from benchmarks.statistics import figure, interleaved
@@ -19,7 +19,7 @@ DTYPES = ("int8", "float32")
 BYTES_EACH = {"int8": 1, "float32": 4}
 
 
-def measure(rounds: int) -> Result:
+def measure(plan: Plan) -> Result:
     model = default_model()
     text = Text(model.checkpoint)
     threads = usable_cpus()
@@ -33,7 +33,7 @@ def measure(rounds: int) -> Result:
             for name, worker in workers.items()
         }
         interleaved(1, jobs, Failed)
-        outcomes, broken = interleaved(rounds, jobs, Failed)
+        outcomes, broken = interleaved(plan.rounds, jobs, Failed)
         memory = {name: worker.group.resident_bytes() for name, worker in workers.items()}
     sound = [n for n in workers if all(f"{n}/{kind}" in outcomes for kind in KINDS)]
     limits = {name: _limits(facts[name]["weight_bytes"], BYTES_EACH[names[name]]) for name in sound}

@@ -8,7 +8,7 @@ from functools import partial
 import msgspec
 
 from benchmarks.contenders import Contender, all_contenders, default_model, started
-from benchmarks.parts.works import KINDS
+from benchmarks.parts.works import KINDS, Plan
 from benchmarks.processes import Failed, Worker
 from benchmarks.report import Result, Table, failures, mib, rate, times
 from benchmarks.statistics import figure, interleaved, ratio
@@ -33,10 +33,10 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """What it wrote."""
 
 
-def measure(rounds: int) -> Result:
+def measure(plan: Plan) -> Result:
     model = default_model()
     text = Text(model.checkpoint)
-    contenders = all_contenders(model)
+    contenders = [one for one in all_contenders(model) if plan.wants(one.name)]
     with started(contenders) as (workers, failed):
         jobs = {
             f"{name}/{kind}": partial(worker.run, KINDS[kind].work(text))
@@ -45,7 +45,7 @@ def measure(rounds: int) -> Result:
         }
         _, broken = interleaved(1, jobs, Failed)  # warms every system, and its buffers, up
         sound = {name: job for name, job in jobs.items() if name not in broken}
-        outcomes, broken_later = interleaved(rounds, sound, Failed)
+        outcomes, broken_later = interleaved(plan.rounds, sound, Failed)
         rows = [
             _row(name, worker, outcomes, text)
             for name, worker in workers.items()

@@ -15,6 +15,17 @@ LONG_PROMPT = 500
 WARM = 4
 
 
+class Plan(msgspec.Struct, frozen=True):
+    """How a part is measured."""
+
+    rounds: int
+    only: tuple[str, ...] = ()
+    """Beginnings of the names of the systems that take part; all do if it is empty."""
+
+    def wants(self, name: str) -> bool:
+        return not self.only or name.startswith(self.only)
+
+
 class Kind(msgspec.Struct, frozen=True):
     """A kind of work: decoding is measured where more than one token is generated."""
 
