@@ -37,7 +37,7 @@ def measure(plan: Plan) -> Result:
             for worker in workers.values()
             for what, work in works.items()
         }
-        outcomes, broken = interleaved(plan.rounds, jobs, Failed)
+        outcomes, broken = interleaved(max(1, plan.rounds // 2), jobs, Failed)
     rows = []
     for what, found in outcomes.items():
         prefill = [works[what].prompt_tokens / one.prefill_s for one in found]

@@ -51,7 +51,7 @@ def measure(plan: Plan) -> Result:
         chosen = [
             servers.paceline(1, 1, "int8"),
             *(servers.xllamacpp(model, kind, threads) for kind in ("Q4_0", "Q4_1", "Q8_0")),
-            servers.vllm(model, threads),
+            *(servers.vllm(model, threads, precision) for precision in ("float32", "W8A8")),
         ]
         serving = start_all(stack, [one for one in chosen if plan.wants(one.name)], failed)
         jobs: dict[str, Callable[[], Seen]] = {
