@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Callable
 
@@ -10,10 +11,11 @@ import msgspec
 
 from benchmarks import machine, report
 from benchmarks.parts import engine, growth, http, line, peers, planner, quality
+from benchmarks.parts.works import Plan
 from benchmarks.plot import draw
 from benchmarks.report import Result
 
-PARTS: dict[str, Callable[[int], Result]] = {
+PARTS: dict[str, Callable[[Plan], Result]] = {
     "peers": peers.measure,
     "http": http.measure,
     "engine": engine.measure,
@@ -27,11 +29,14 @@ ROUNDS = 3
 
 def main() -> None:
     given = _arguments()
+    # So that an end from outside ends servers in order too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     described = machine.describe()
+    plan = Plan(given.rounds, tuple(given.only))
     results: dict[str, Result] = {}
     for part in given.parts or PARTS:
         print(f"{part} …", file=sys.stderr, flush=True)
-        results[part] = PARTS[part](given.rounds)
+        results[part] = PARTS[part](plan)
         if not given.json:
             report.show(results[part].tables)
     if given.json:
@@ -47,6 +52,9 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of: {', '.join(PARTS)}")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="interleaved; medians are shown")
+    parser.add_argument(
+        "--only", nargs="+", default=[], metavar="SYSTEM", help="names, or their beginnings"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
     parser.add_argument("--docs", action="store_true", help="keep the results in docs/")
     given = parser.parse_args()

@@ -22,7 +22,6 @@ VLLM_CONTEXT = 4096
 LONGEST = 8192
 """Tokens of context of the default model."""
 
-
 QUANTISED = "requantised.{}.gguf"
 """In the cache: the model in one of llama.cpp's types, made from the file of the checkpoint."""
 
@@ -51,6 +50,13 @@ class Model(msgspec.Struct, frozen=True):
         if not file.exists():
             raise Failed(f"{file.name} is made by llama.cpp's quantiser, which is not there")
         return file
+
+    def for_vllm(self, precision: str) -> tuple[Path, str]:
+        """A checkpoint of that precision, and the dtype around it: vLLM's int8 products for the
+        CPU take bfloat16 only."""
+        if precision == "W8A8":
+            return w8a8.make(self.checkpoint, self.cache / "w8a8"), "bfloat16"
+        return self.checkpoint, precision
 
 
 def default_model() -> Model:
@@ -106,25 +112,17 @@ def llama_cpp(model: Model, file_type: str, threads: int) -> Contender:
     )
 
 
-def vllm(model: Model, threads: int) -> Contender:
-    return _vllm("vLLM float32", "float32", model.checkpoint, "float32", threads)
-
-
-def vllm_w8a8(model: Model, threads: int) -> Contender:
-    """int8 products; its CPU kernels take activations in bfloat16 only."""
-    checkpoint = w8a8.make(model.checkpoint, model.cache / "w8a8")
-    return _vllm("vLLM W8A8", "int8", checkpoint, "bfloat16", threads)
-
-
-def _vllm(name: str, precision: str, checkpoint: Path, dtype: str, threads: int) -> Contender:
+def vllm(model: Model, threads: int, precision: str) -> Contender:
+    there = peers.can_import("vllm", "vllm")
+    checkpoint, dtype = model.for_vllm(precision) if there else (model.checkpoint, "")
     return Contender(
-        name=name,
+        name=f"vLLM {precision}",
         precision=precision,
         module="benchmarks.systems.vllm",
         python=peers.python_of("vllm"),
         options={"checkpoint": str(checkpoint), "dtype": dtype, "context": VLLM_CONTEXT},
         env=vllm_environment(threads),
-        missing="" if peers.can_import("vllm", "vllm") else "not installed: `make peers` does it",
+        missing="" if there else "not installed: `make peers` does it",
     )
 
 
@@ -145,8 +143,7 @@ def all_contenders(model: Model) -> list[Contender]:
         paceline(model, "int8", threads),
         paceline(model, "float32", threads),
         *(llama_cpp(model, file_type, threads) for file_type in ("Q4_0", "Q4_1", "Q8_0")),
-        vllm(model, threads),
-        vllm_w8a8(model, threads),
+        *(vllm(model, threads, precision) for precision in ("float32", "W8A8")),
     ]
 
 

@@ -20,9 +20,8 @@ SQUARE = 2048
 
 def describe() -> dict[str, Any]:
     text = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    fields = dict(
-        (part.strip() for part in line.split(":", 1)) for line in text.splitlines() if ":" in line
-    )
+    lines = [line.split(":", 1) for line in text.splitlines() if ":" in line]
+    fields = {name.strip(): value.strip() for name, value in lines}
     flags = fields.get("flags", "").split()
     return {
         "cpu": fields.get("model name", platform.processor()),

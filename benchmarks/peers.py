@@ -6,12 +6,13 @@ measurements.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
 import venv
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from email.parser import Parser
 from pathlib import Path
 
@@ -21,11 +22,13 @@ PEERS = Path(__file__).parent.parent / ".peers"
 
 INSTALL_S = 1800.0
 
-NATIVE_LLAMA_CPP = (
-    "-DGGML_NATIVE=ON -DMTMD_BUILD=OFF -DLLAVA_BUILD=OFF "
-    "-DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_TESTS=OFF"
-)
-"""Compiled for this very processor: what its makers advise for speed."""
+NATIVE_LLAMA_CPP = {
+    "CMAKE_ARGS": "-DGGML_NATIVE=ON -DMTMD_BUILD=OFF -DLLAVA_BUILD=OFF "
+    "-DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_TESTS=OFF",
+    "CXXFLAGS": "-fno-dse -fno-tree-dse",
+}
+"""Compiled for this very processor: what its makers advise for speed. The flags keep gcc from
+dropping the stores that set AMX up, without which it dies (llama.cpp pull request 26954)."""
 
 VLLM_TORCH = "torch==2.13.0"
 VLLM_NEEDLESS = frozenset({"torch", "torchvision", "torchaudio", "torchcodec"})
@@ -60,7 +63,7 @@ def install_xllamacpp() -> None:
 
 def install_native_llama_cpp() -> None:
     """Its source distribution carries llama.cpp; compiling takes minutes."""
-    _pip("llama", "--no-binary=llama-cpp-python", "llama-cpp-python", cmake=NATIVE_LLAMA_CPP)
+    _pip("llama", "--no-binary=llama-cpp-python", "llama-cpp-python", env=NATIVE_LLAMA_CPP)
 
 
 def install_vllm() -> None:
@@ -86,12 +89,17 @@ def _other_requirements(wheel: Path) -> list[str]:
     ]
 
 
-def _pip(peer: str, *words: str, verb: str = "install", cmake: str = "") -> None:
+def _pip(
+    peer: str, *words: str, verb: str = "install", env: Mapping[str, str] | None = None
+) -> None:
     if not python_of(peer).exists():
         venv.create(PEERS / peer, with_pip=True)
-    command = ["env", f"CMAKE_ARGS={cmake}"] if cmake else []
-    command += [str(python_of(peer)), "-m", "pip", verb, "--quiet", *words]
-    subprocess.run(command, check=True, timeout=INSTALL_S)
+    subprocess.run(
+        [python_of(peer), "-m", "pip", verb, "--quiet", *words],
+        check=True,
+        timeout=INSTALL_S,
+        env={**os.environ, **(env or {})},
+    )
 
 
 INSTALLERS: dict[str, Callable[[], None]] = {

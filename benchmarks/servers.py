@@ -69,11 +69,11 @@ def xllamacpp(model: Model, file_type: str, threads: int) -> Server:
     )
 
 
-def vllm(model: Model, threads: int) -> Server:
+def vllm(model: Model, threads: int, precision: str) -> Server:
     there = peers.can_import("vllm", "vllm")
     return Server(
-        name="vLLM serve float32",
-        start=partial(_vllm, model, threads),
+        name=f"vLLM serve {precision}",
+        start=partial(_vllm, model, threads, precision),
         missing="" if there else "not installed: `make peers` does it",
     )
 
@@ -119,7 +119,7 @@ def _xllamacpp(model: Model, file_type: str, threads: int) -> Iterator[Serving]:
         "streams": STREAMS,
         "tokens": KV_TOKENS,
     }
-    command = [
+    command: list[str | Path] = [
         peers.python_of("llama"), "-m", "benchmarks.systems.llama_server", json.dumps(options),
     ]  # fmt: skip
     with ended(Group(command, {})) as group:
@@ -127,12 +127,13 @@ def _xllamacpp(model: Model, file_type: str, threads: int) -> Iterator[Serving]:
 
 
 @contextmanager
-def _vllm(model: Model, threads: int) -> Iterator[Serving]:
+def _vllm(model: Model, threads: int, precision: str) -> Iterator[Serving]:
     port = _free_port()
-    command = [
+    checkpoint, dtype = model.for_vllm(precision)
+    command: list[str | Path] = [
         peers.python_of("vllm"), "-m", "vllm.entrypoints.openai.api_server",
-        f"--model={model.checkpoint}", f"--served-model-name={DEFAULT_MODEL}",
-        "--dtype=float32", "--max-model-len=4096", "--max-num-seqs=64",
+        f"--model={checkpoint}", f"--served-model-name={DEFAULT_MODEL}",
+        f"--dtype={dtype}", "--max-model-len=4096", "--max-num-seqs=64",
         "--no-enable-prefix-caching", "--host=127.0.0.1", f"--port={port}",
     ]  # fmt: skip
     with ended(Group(command, vllm_environment(threads))) as group:

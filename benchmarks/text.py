@@ -13,6 +13,8 @@ LEAST_LETTERS = 0.7
 """Part of an English text's characters that are letters or spaces, at least."""
 LEAST_WORDS = 6
 """Different words in any answer of two dozen tokens; noise and stuck samplers have fewer."""
+MOST_INSANE = 0.25
+"""Part of the answers that may look like none: a small model now and then counts years."""
 JUDGED_TOKENS = 24
 """Shorter answers say nothing about sanity."""
 

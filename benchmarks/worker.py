@@ -5,14 +5,18 @@ Standard library only: it runs in the peers' environments too.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import signal
 import sys
 import traceback
 from dataclasses import asdict
 from typing import Any, Protocol
 
 from benchmarks.work import Outcome, Work
+
+PR_SET_PDEATHSIG = 1
 
 
 class System(Protocol):
@@ -27,7 +31,8 @@ class System(Protocol):
 
 
 def serve(system: System) -> None:
-    """Until stdin ends. What libraries print goes to stderr."""
+    """Until stdin ends, or whoever started us is gone. What libraries print goes to stderr."""
+    _die_with_parent()
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     for line in sys.stdin:
@@ -37,6 +42,12 @@ def serve(system: System) -> None:
             traceback.print_exc()
             answer = {"failed": f"{type(error).__name__}: {error}"}
         answers.write(json.dumps(answer) + "\n")
+
+
+def _die_with_parent() -> None:
+    """At once, also in the middle of work: what is left over would disturb what comes next."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
 
 
 def _obey(system: System, order: dict[str, Any]) -> Any:

@@ -2,57 +2,45 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 from benchmarks.contenders import default_model, paceline, started
 from benchmarks.machine import int8_products_per_s, read_bytes_per_s
-from benchmarks.parts.works import KINDS, gap
-from benchmarks.processes import Failed
+from benchmarks.parts.works import KINDS, Outcomes, Plan, gap, run_kinds
 from benchmarks.report import Result, Table, failures, mib, ms, percent, rate
-from benchmarks.statistics import figure, interleaved
+from benchmarks.statistics import figure
 from benchmarks.text import Text
-from benchmarks.work import Outcome
 from paceline.process.cpus import usable_cpus
 
 DTYPES = ("int8", "float32")
 BYTES_EACH = {"int8": 1, "float32": 4}
 
 
-def measure(rounds: int) -> Result:
+def measure(plan: Plan) -> Result:
     model = default_model()
     text = Text(model.checkpoint)
     threads = usable_cpus()
-    contenders = {dtype: paceline(model, dtype, threads) for dtype in DTYPES}
-    names = {one.name: dtype for dtype, one in contenders.items()}
+    contenders = {one.name: one for one in (paceline(model, d, threads) for d in DTYPES)}
     with started(list(contenders.values())) as (workers, failed):
-        facts = {name: worker.facts for name, worker in workers.items()}
-        jobs = {
-            f"{name}/{kind}": partial(worker.run, KINDS[kind].work(text))
-            for kind in KINDS
-            for name, worker in workers.items()
-        }
-        interleaved(1, jobs, Failed)
-        outcomes, broken = interleaved(rounds, jobs, Failed)
-        memory = {name: worker.group.resident_bytes() for name, worker in workers.items()}
-    sound = [n for n in workers if all(f"{n}/{kind}" in outcomes for kind in KINDS)]
-    limits = {name: _limits(facts[name]["weight_bytes"], BYTES_EACH[names[name]]) for name in sound}
-    rates = {name: _rates(name, outcomes) for name in sound}
+        outcomes, broken = run_kinds(workers, text, plan.rounds)
+        facts = {name: workers[name].facts for name in outcomes}
+        memory = {name: workers[name].group.resident_bytes() for name in outcomes}
+    dtypes = {name: contenders[name].precision for name in outcomes}
+    limits = {
+        name: _limits(facts[name]["weight_bytes"], BYTES_EACH[dtypes[name]]) for name in outcomes
+    }
+    rates = {
+        name: {k: [KINDS[k].tokens_per_s(one) for one in each] for k, each in found.items()}
+        for name, found in outcomes.items()
+    }
     tables = (
-        _speeds(sound, rates, memory, outcomes, failures(failed | broken)),
-        _shares(sound, names, rates, limits, facts),
+        _speeds(rates, memory, outcomes, failures(failed | broken)),
+        _shares(dtypes, rates, limits, facts),
     )
     return Result(
         tables=tables,
         data={"rates": rates, "limits": limits, "facts": facts, "memory": memory},
     )
-
-
-def _rates(name: str, outcomes: dict[str, list[Outcome]]) -> dict[str, list[float]]:
-    return {
-        kind: [KINDS[kind].tokens_per_s(one) for one in outcomes[f"{name}/{kind}"]]
-        for kind in KINDS
-    }
 
 
 def _limits(weight_bytes: int, bytes_each: int) -> dict[str, float]:
@@ -65,22 +53,19 @@ def _limits(weight_bytes: int, bytes_each: int) -> dict[str, float]:
 
 
 def _speeds(
-    names: list[str],
     rates: dict[str, dict[str, list[float]]],
     memory: dict[str, int],
-    outcomes: dict[str, list[Outcome]],
+    outcomes: Outcomes,
     notes: tuple[str, ...],
 ) -> Table:
     rows = []
-    for name in names:
-        one, many, long = (
-            outcomes[f"{name}/{kind}"] for kind in ("1 stream", "32 streams", "prefill, 500")
-        )
+    for name, found in outcomes.items():
+        one, many, long = (found[kind] for kind in ("1 stream", "32 streams", "prefill, 500"))
         rows.append((
             name,
             *(rate(figure(rates[name][kind])) for kind in KINDS),
-            ms(figure([found.prefill_s for found in one]).median),
-            ms(figure([found.prefill_s for found in long]).median),
+            ms(figure([each.prefill_s for each in one]).median),
+            ms(figure([each.prefill_s for each in long]).median),
             f"{ms(gap(one, 0.5))}, {ms(gap(one, 0.99))}",
             f"{ms(gap(many, 0.5))}, {ms(gap(many, 0.99))}",
             mib(memory[name]),
@@ -97,18 +82,17 @@ def _speeds(
 
 
 def _shares(
-    names: list[str],
     dtypes: dict[str, str],
     rates: dict[str, dict[str, list[float]]],
     limits: dict[str, dict[str, float]],
     facts: dict[str, Any],
 ) -> Table:
     rows = []
-    for name in names:
+    for name, dtype in dtypes.items():
         one, many = (figure(rates[name][kind]).median for kind in ("1 stream", "32 streams"))
         long = figure(rates[name]["prefill, 500"]).median
         arithmetic = limits[name]["int8"]
-        int8 = dtypes[name] == "int8"
+        int8 = dtype == "int8"
         rows.append((
             name,
             mib(facts[name]["weight_bytes"]),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from benchmarks.contenders import LONGEST, default_model, paceline, started
-from benchmarks.parts.works import gap
+from benchmarks.parts.works import Plan, gap
 from benchmarks.processes import Failed
 from benchmarks.report import Result, Table, failures, ms, rate
 from benchmarks.statistics import figure, interleaved
@@ -21,7 +21,7 @@ MIXED = 31
 """Short streams beside the long one."""
 
 
-def measure(rounds: int) -> Result:
+def measure(plan: Plan) -> Result:
     model = default_model()
     text = Text(model.checkpoint)
     (long,) = text.prompts(1, LONG)
@@ -37,7 +37,7 @@ def measure(rounds: int) -> Result:
             for worker in workers.values()
             for what, work in works.items()
         }
-        outcomes, broken = interleaved(rounds, jobs, Failed)
+        outcomes, broken = interleaved(max(1, plan.rounds // 2), jobs, Failed)
     rows = []
     for what, found in outcomes.items():
         prefill = [works[what].prompt_tokens / one.prefill_s for one in found]

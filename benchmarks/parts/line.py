@@ -12,7 +12,7 @@ from functools import partial
 from benchmarks import servers
 from benchmarks.contenders import default_model
 from benchmarks.parts.http import Seen, over_http, start_all, warm_up
-from benchmarks.parts.works import NEW, PROMPT
+from benchmarks.parts.works import NEW, PROMPT, Plan
 from benchmarks.processes import Failed
 from benchmarks.report import Result, Table, failures, rate, times
 from benchmarks.statistics import figure, interleaved, ratio
@@ -28,7 +28,7 @@ SETS = {
 """Streams, and which is divided by which."""
 
 
-def measure(rounds: int) -> Result:
+def measure(plan: Plan) -> Result:
     text = Text(default_model().checkpoint)
     threads = usable_cpus()
     works = {kind: Work(text.prompts(count, PROMPT), NEW) for kind, (count, *_) in SETS.items()}
@@ -48,7 +48,7 @@ def measure(rounds: int) -> Result:
         }
         for work in works.values():
             warm_up(serving, work)
-        seen, broken = interleaved(rounds, jobs, Failed)
+        seen, broken = interleaved(plan.rounds, jobs, Failed)
     rates = {name: [one.tokens_per_s for one in each] for name, each in seen.items()}
     table = Table(
         title=f"Lines of runners on {threads} processors ({max(1, threads // 2)} are half)",

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
-from functools import partial
 
 import msgspec
 
 from benchmarks.contenders import Contender, all_contenders, default_model, started
-from benchmarks.parts.works import KINDS
+from benchmarks.parts.works import KINDS, Plan, run_kinds
 from benchmarks.processes import Failed, Worker
 from benchmarks.report import Result, Table, failures, mib, rate, times
-from benchmarks.statistics import figure, interleaved, ratio
+from benchmarks.statistics import figure, ratio
 from benchmarks.text import Text
 from benchmarks.work import Outcome
 
@@ -24,7 +24,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     rates: dict[str, list[float]]
-    perplexity: float
+    perplexity: float | None
+    """None where the system could not tell it."""
     resident_bytes: int
     insane: int
     """Answers that look like no text."""
@@ -33,25 +34,14 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """What it wrote."""
 
 
-def measure(rounds: int) -> Result:
+def measure(plan: Plan) -> Result:
     model = default_model()
     text = Text(model.checkpoint)
-    contenders = all_contenders(model)
+    contenders = [one for one in all_contenders(model) if plan.wants(one.name)]
     with started(contenders) as (workers, failed):
-        jobs = {
-            f"{name}/{kind}": partial(worker.run, KINDS[kind].work(text))
-            for kind in KINDS
-            for name, worker in workers.items()
-        }
-        _, broken = interleaved(1, jobs, Failed)  # warms every system, and its buffers, up
-        sound = {name: job for name, job in jobs.items() if name not in broken}
-        outcomes, broken_later = interleaved(rounds, sound, Failed)
-        rows = [
-            _row(name, worker, outcomes, text)
-            for name, worker in workers.items()
-            if all(f"{name}/{kind}" in outcomes for kind in KINDS)
-        ]
-    failed |= {name.split("/")[0]: why for name, why in (broken | broken_later).items()}
+        outcomes, broken = run_kinds(workers, text, plan.rounds)
+        rows = [_row(name, workers[name], found, text) for name, found in outcomes.items()]
+    failed |= broken
     by_name = {row.name: row for row in rows}
     tables = [_speeds(rows, contenders, failed)]
     if OURS in by_name:
@@ -61,18 +51,25 @@ def measure(rounds: int) -> Result:
     )
 
 
-def _row(name: str, worker: Worker, outcomes: Mapping[str, list[Outcome]], text: Text) -> Row:
-    mine = {kind: outcomes[f"{name}/{kind}"] for kind in KINDS}
-    answers = [ids for found in mine.values() for ids in found[0].answers]
+def _row(name: str, worker: Worker, found: Mapping[str, list[Outcome]], text: Text) -> Row:
+    answers = [ids for each in found.values() for ids in each[0].answers]
     return Row(
         name=name,
-        rates={k: [KINDS[k].tokens_per_s(one) for one in found] for k, found in mine.items()},
-        perplexity=worker.perplexity(text.ids),
+        rates={k: [KINDS[k].tokens_per_s(one) for one in each] for k, each in found.items()},
+        perplexity=_perplexity(worker, text),
         resident_bytes=worker.group.resident_bytes(),
         insane=len(text.insane(answers)),
         answers=len(answers),
         sample=text.decode(answers[0]),
     )
+
+
+def _perplexity(worker: Worker, text: Text) -> float | None:
+    try:
+        return worker.perplexity(text.ids)
+    except Failed as error:
+        print(f"no perplexity: {error}", file=sys.stderr)
+        return None
 
 
 def best_of(rows: Mapping[str, Row], prefix: str) -> dict[str, list[float]]:
@@ -110,7 +107,7 @@ def _speeds(rows: list[Row], contenders: list[Contender], failed: dict[str, str]
                 row.name,
                 precision[row.name],
                 *(rate(figure(row.rates[kind])) for kind in KINDS),
-                f"{row.perplexity:.2f}",
+                "–" if row.perplexity is None else f"{row.perplexity:.2f}",
                 mib(row.resident_bytes),
                 f"{row.answers - row.insane} of {row.answers}",
             )

@@ -13,6 +13,7 @@ from itertools import combinations
 
 import msgspec
 
+from benchmarks.parts.works import Plan
 from benchmarks.report import Result, Table
 from paceline.planner import MemoryModel, NodeBudget, plan
 from paceline.planner.exact import EXACT_NODES
@@ -78,8 +79,8 @@ def qualities() -> Iterator[Quality]:
             yield _compared(objective, uneven)
 
 
-def measure(rounds: int) -> Result:
-    """`rounds` has no say: times are of CPU, over different clusters."""
+def measure(_: Plan) -> Result:
+    """Nothing of it matters: times are of CPU, over different clusters."""
     timed, compared = list(timings()), list(qualities())
     quickness = Table(
         title="Plans: milliseconds of CPU, median over clusters (lowest–highest)",

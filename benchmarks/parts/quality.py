@@ -5,13 +5,14 @@ from __future__ import annotations
 import msgspec
 
 from benchmarks.contenders import default_model
+from benchmarks.parts.works import Plan
 from benchmarks.quality import MOST_KL, MOST_PERPLEXITY, compare
 from benchmarks.report import Result, Table
 from benchmarks.text import Text
 from paceline.checkpoint import DEFAULT_MODEL
 
 
-def measure(rounds: int) -> Result:
+def measure(_: Plan) -> Result:
     checkpoint = default_model().checkpoint
     found = compare(checkpoint, Text(checkpoint).ids)
     table = Table(

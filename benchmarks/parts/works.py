@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
 
 import msgspec
 
-from benchmarks.statistics import percentile
+from benchmarks.processes import Failed, Worker
+from benchmarks.statistics import interleaved, percentile
 from benchmarks.text import Text
 from benchmarks.work import Outcome, Work
 
 PROMPT, NEW = 32, 65
 LONG_PROMPT = 500
-WARM = 4
+WARM = 16
+"""New tokens that warm a system, and its buffers, up."""
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """How a part is measured."""
+
+    rounds: int
+    only: tuple[str, ...] = ()
+    """Beginnings of the names of the systems that take part; all do if it is empty."""
+
+    def wants(self, name: str) -> bool:
+        return not self.only or name.startswith(self.only)
 
 
 class Kind(msgspec.Struct, frozen=True):
@@ -24,6 +38,9 @@ class Kind(msgspec.Struct, frozen=True):
 
     def work(self, text: Text) -> Work:
         return Work(text.prompts(self.streams, self.prompt), self.new)
+
+    def short(self, text: Text) -> Work:
+        return Work(text.prompts(self.streams, self.prompt), min(self.new, WARM))
 
     def tokens_per_s(self, outcome: Outcome) -> float:
         """Generated tokens after each stream's first, or prompt tokens where only that is asked."""
@@ -38,6 +55,37 @@ KINDS: Mapping[str, Kind] = {
     "32 streams": Kind(32, PROMPT, NEW),
     "prefill, 500": Kind(1, LONG_PROMPT, 1),
 }
+
+
+Outcomes = dict[str, dict[str, list[Outcome]]]
+"""By system and kind of work; one for each round."""
+
+
+def run_kinds(
+    workers: Mapping[str, Worker], text: Text, rounds: int
+) -> tuple[Outcomes, dict[str, str]]:
+    """Every kind of work by every system, warmed up, in interleaved rounds: the outcomes of those
+    that never failed, and the others' reasons."""
+    pairs = [(name, kind) for kind in KINDS for name in workers]
+
+    def jobs(works: Mapping[str, Work], but: Collection[str]) -> dict[str, Callable[[], Outcome]]:
+        return {
+            f"{name}/{kind}": partial(workers[name].run, works[kind])
+            for name, kind in pairs
+            if name not in but
+        }
+
+    short = {kind: one.short(text) for kind, one in KINDS.items()}
+    _, cold = interleaved(1, jobs(short, ()), Failed)
+    failed = {name.split("/")[0]: why for name, why in cold.items()}
+    works = {kind: one.work(text) for kind, one in KINDS.items()}
+    found, broken = interleaved(rounds, jobs(works, failed), Failed)
+    failed |= {name.split("/")[0]: why for name, why in broken.items()}
+    return {
+        name: {kind: found[f"{name}/{kind}"] for kind in KINDS}
+        for name in workers
+        if name not in failed
+    }, failed
 
 
 def gap(outcomes: list[Outcome], part: float) -> float:
