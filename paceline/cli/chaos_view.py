@@ -56,9 +56,8 @@ def _line(scene: Scene) -> Text:
     colour = "green" if scene.state == "ready" else "yellow"
     words = Text.assemble("the line is ", (scene.state or "not there yet", colour))
     for runner in scene.runners:
-        words.append(
-            f"   rank {runner['rank']} on {runner['node']}: process {runner['pid'] or '–'}"
-        )
+        process = runner["pid"] or "–"
+        words.append(f"   rank {runner['rank']} on {runner['node']}: process {process}")
     return words
 
 
