@@ -65,14 +65,15 @@ def measure_paceline() -> dict[str, Any]:
 def _kills(url: str, model: str, kill: Callable[[], None], dice: random.Random) -> dict[str, Any]:
     """One kill in the midst of each round of streams."""
     waits: list[float] = []
-    errors = answers = 0
+    errors = answers = begun = 0
     for number in range(KILLS):
         time.sleep(HEALTH_S if number else 0.0)
         listeners = [Listener(url, body) for body in _bodies(model)]
         _until(lambda heard=listeners: all(one.heard_at or not one.goes_on for one in heard))
         time.sleep(dice.uniform(0.0, 1.0))
-        kill()
+        begun += sum(bool(one.heard_at) for one in listeners)
         killed_at = time.monotonic()
+        kill()
         for listener in listeners:
             listener.wait(END_S)
         waits += pauses(listeners, [killed_at])
@@ -82,6 +83,7 @@ def _kills(url: str, model: str, kill: Callable[[], None], dice: random.Random) 
     return {
         "kills": KILLS,
         "answers": answers,
+        "begun_before": begun,
         "errors": errors,
         "pauses": len(waits),
         "pause_p50_s": round(percentile(waits, 0.5), 2),
