@@ -194,14 +194,15 @@ def _add(report: Report, listener: Listener, expected: Sequence[int]) -> None:
 @contextmanager
 def plainly() -> Iterator[Watch]:
     """A line for every act and every kill, where there is no terminal."""
-    told = ["", 0]
+    act, kills = "", 0
 
     def watch(scene: Scene) -> None:
-        if scene.act != told[0]:
-            told[0] = scene.act
-            show.err.print(scene.act, markup=False)
-        for who in scene.killed[int(told[1]) :]:
+        nonlocal act, kills
+        if scene.act != act:
+            act = scene.act
+            show.err.print(act, markup=False)
+        for who in scene.killed[kills:]:
             show.err.print(f"killed {who}", markup=False)
-        told[1] = len(scene.killed)
+        kills = len(scene.killed)
 
     yield watch

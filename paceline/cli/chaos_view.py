@@ -17,6 +17,8 @@ from paceline.cli.listening import Listener
 
 PAUSED_S = 0.4
 BAR = 24
+TAIL = 56
+"""Characters of each answer that are shown: its last ones."""
 KILLS_SHOWN = 8
 
 
@@ -56,17 +58,16 @@ def _line(scene: Scene) -> Text:
     colour = "green" if scene.state == "ready" else "yellow"
     words = Text.assemble("the line is ", (scene.state or "not there yet", colour))
     for runner in scene.runners:
-        words.append(
-            f"   rank {runner['rank']} on {runner['node']}: process {runner['pid'] or '–'}"
-        )
+        process = runner["pid"] or "–"
+        words.append(f"   rank {runner['rank']} on {runner['node']}: process {process}")
     return words
 
 
 def _streams(scene: Scene) -> Table:
     table = Table(box=None, pad_edge=False, show_header=False)
-    table.add_column(width=BAR)
-    table.add_column(width=14)
-    table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
+    table.add_column(min_width=BAR, no_wrap=True)
+    table.add_column(min_width=12, no_wrap=True)
+    table.add_column(no_wrap=True, overflow="crop")
     now = time.monotonic()
     most = max(scene.expected, default=0) or max(
         (len(one.reply.token_ids) for one in scene.listeners), default=1
@@ -75,8 +76,8 @@ def _streams(scene: Scene) -> Table:
         done = len(listener.reply.token_ids)
         filled = round(BAR * done / max(most, 1))
         bar = Text("━" * filled, style="cyan") + Text("╌" * (BAR - filled), style="dim")
-        text = listener.text.replace("\n", " ")[-200:]
-        table.add_row(bar, _state(listener, now), Text(text[-70:], style="dim"))
+        text = listener.text.replace("\n", " ")[-TAIL:]
+        table.add_row(bar, _state(listener, now), Text(text, style="dim"))
     return table
 
 

@@ -70,7 +70,7 @@ class LiveStream:
         """Tokens that its driver must read before the next one comes; none once it has come."""
         self.suspicion: Suspicion = INNOCENT
         self.pause: Pause | None = None
-        """Since its driver was left, until the next token."""
+        """Since the loss of its driver was noticed, until the next token."""
         self.stalls = 0
         self.refusals = 0
         self.refusal: Rejected | None = None
@@ -197,9 +197,9 @@ class Driver:
             self._metrics.inter_token_latency.labels(live.model).observe(latency)
         live.gained_at, live.to_read, live.refusals = now, 0, 0
         live.suspicion = INNOCENT
-        if live.pause is not None:
+        if live.pause is not None and live.submitted_at >= live.pause.noticed_at:
             self._goes_on(live, live.pause.phases(live.submitted_at, now))
-            live.pause = None
+        live.pause = None
         if live.stream.pending_tokens > self._max_pending_tokens:
             live.fail(SlowClient("the client does not read its answer; the stream was cancelled"))
         live.wake()

@@ -180,6 +180,8 @@ class Drivers:
             self._give_up(live, self._too_late(live, now))
             return
         if live.driver is not None:
+            if self.table.epoch_of(live.driver.route.instance) is None:
+                self._note_pause(live, now)
             reason = live.leave or self._reason_to_leave(live, live.driver, now)
             if reason is not None:
                 self._take_off(live, live.driver, reason, now)
@@ -218,7 +220,7 @@ class Drivers:
             reason=reason.value,
             emitted=len(live.stream.emitted_ids),
         )
-        live.pause = live.pause or Pause(silent_since=live.moved_at, left_at=now)
+        self._note_pause(live, now)
         live.avoid = driver.route.instance if reason.blames_the_instance else None
         live.stalls += reason is Leave.STALLED
         if reason is Leave.REJECTED:
@@ -227,6 +229,9 @@ class Drivers:
             self._court.hear(live, driver, reason)
         except EndsItsLine as error:
             self._give_up(live, error)
+
+    def _note_pause(self, live: LiveStream, now: float) -> None:
+        live.pause = live.pause or Pause(silent_since=live.moved_at, noticed_at=now)
 
     def _refused(self, live: LiveStream, now: float) -> None:
         """A stream that has begun waits to its deadline. A new one gives way sooner, and at once

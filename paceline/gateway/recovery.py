@@ -85,14 +85,15 @@ class Pause(msgspec.Struct, frozen=True):
 
     silent_since: float
     """The last sign of progress by the driver that was lost."""
-    left_at: float
+    noticed_at: float
+    """When its driver was left, or the controller said that the line has no route any more."""
 
     def phases(self, resubmitted_at: float, gained_at: float) -> dict[str, float]:
         """Seconds until the loss was noticed, until a line stood that took the stream, and until
         that line had read it again and drawn the next token. Together: the pause."""
         return {
-            "detect": self.left_at - self.silent_since,
-            "replace": resubmitted_at - self.left_at,
+            "detect": self.noticed_at - self.silent_since,
+            "replace": resubmitted_at - self.noticed_at,
             "replay": gained_at - resubmitted_at,
         }
 

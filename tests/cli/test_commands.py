@@ -11,6 +11,7 @@ import pytest
 from paceline.cli.sizes import parse_bytes
 from tests.support.cluster import MODEL, local_cluster
 from tests.support.models import smollm2_dir
+from tests.support.small import SMALL, write_small
 
 
 def paceline(*words: str, home: Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
@@ -35,7 +36,7 @@ def home(tmp_path) -> Path:
 def test_help_names_every_command(tmp_path):
     shown = paceline("--help", home=tmp_path)
     assert shown.returncode == 0
-    commands = "up down run ps nodes models pull import rm place status events doctor"
+    commands = "up down run chaos ps nodes drain models pull import rm place status events doctor"
     assert all(command in shown.stdout for command in commands.split())
 
 
@@ -95,6 +96,18 @@ def test_run_starts_a_cluster_of_its_own_and_leaves_none(home):
 
 
 @pytest.mark.real
+def test_chaos_ends_by_itself_and_its_exit_code_tells(tmp_path):
+    write_small(tmp_path / "models")
+    words = ("chaos", SMALL, "--kills", "2", "--streams", "4", "--json")
+    seen = paceline(*words, home=tmp_path)
+    report = json.loads(seen.stdout)
+    assert (report["kills"], report["ranks"]) == (2, 2)
+    assert report["answers"] >= 4
+    assert (report["errors"], report["lost"], report["repeated"]) == (0, 0, 0)
+    assert seen.returncode == 0, seen.stderr
+
+
+@pytest.mark.real
 def test_commands_on_a_running_cluster(tmp_path):
     with local_cluster(tmp_path / "h", nodes=1) as cluster:
         home = cluster.home.path
@@ -104,6 +117,12 @@ def test_commands_on_a_running_cluster(tmp_path):
         assert len(plan["placement"]["seats"]) == 1
         assert made["id"] in paceline("ps", home=home).stdout
         assert "node-1" in paceline("nodes", home=home).stdout
+        drained = paceline("drain", "node-1", "--no-wait", home=home)
+        assert "node-1 has" in drained.stdout, drained.stderr
+        assert "ready, drained" in paceline("nodes", home=home).stdout
+        assert paceline("drain", "node-1", "--undo", home=home).returncode == 0
+        assert "drained" not in paceline("nodes", home=home).stdout
+        assert paceline("drain", "node-9", home=home).returncode == 1
         assert "ready" in paceline("status", home=home).stdout
         assert "is placed" in paceline("events", home=home).stdout
         asked = paceline("run", MODEL, "--temperature", "0", home=home, stdin="Say hi")

@@ -60,7 +60,7 @@ def test_patience_grows_with_what_is_to_read_and_with_each_stall() -> None:
 
 
 def test_the_phases_of_a_pause_are_the_pause() -> None:
-    phases = Pause(silent_since=10.0, left_at=10.5).phases(resubmitted_at=12.0, gained_at=12.25)
+    phases = Pause(silent_since=10.0, noticed_at=10.5).phases(resubmitted_at=12.0, gained_at=12.25)
     assert phases == {"detect": 0.5, "replace": 1.5, "replay": 0.25}
 
 

@@ -134,4 +134,7 @@ class Choir:
     def verify(self, voices: Sequence[Voice], about: object) -> None:
         """No error, nothing lost, nothing repeated, nothing else."""
         for number, (voice, expected) in enumerate(zip(voices, self.calm, strict=True)):
-            assert voice.end() == expected, (about, number)
+            answer = voice.end()
+            for name in Answer.__struct_fields__:
+                got, wanted = getattr(answer, name), getattr(expected, name)
+                assert got == wanted, (about, number, name, got, wanted)
