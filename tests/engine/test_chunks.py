@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paceline.engine.chunks import FIRST_COMER, share_out
@@ -14,6 +14,7 @@ from tests.engine.test_scheduler import drain, ends, fill, line_of, make
 PENDING = st.dictionaries(st.integers(0, 99), st.integers(1, 5000), max_size=20)
 
 
+@settings(deadline=None)
 @given(PENDING, st.integers(0, 1000))
 def test_no_row_is_lost_and_none_is_given_twice(pending: dict[int, int], budget: int) -> None:
     rows = share_out(pending, budget)
@@ -21,12 +22,14 @@ def test_no_row_is_lost_and_none_is_given_twice(pending: dict[int, int], budget:
     assert all(0 < count <= pending[slot] for slot, count in rows.items())
 
 
+@settings(deadline=None)
 @given(PENDING, st.integers(1, 1000))
 def test_who_came_first_has_its_part(pending: dict[int, int], budget: int) -> None:
     for first in list(pending)[:1]:
         assert share_out(pending, budget)[first] >= min(pending[first], budget / FIRST_COMER)
 
 
+@settings(deadline=None)
 @given(PENDING, st.integers(0, 1000))
 def test_of_the_others_those_with_more_left_wait(pending: dict[int, int], budget: int) -> None:
     rows = share_out(pending, budget)
@@ -49,6 +52,7 @@ def test_a_short_prompt_does_not_wait_for_a_long_one() -> None:
     assert len(ends(drain(scheduler, line))) == 1
 
 
+@settings(deadline=None, max_examples=30)
 @given(st.lists(st.integers(1, 200), min_size=1, max_size=8), st.integers(4, 64))
 def test_a_long_prompt_is_through_in_bounded_time_whoever_comes(
     shorts: list[int], budget: int

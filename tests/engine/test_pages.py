@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paceline.engine.pages import PagePool, pages_for
@@ -113,6 +113,7 @@ def test_the_first_page_of_a_key_is_the_one() -> None:
 KEYS = [b"a", b"b", b"c", b"d"]
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 3), st.sampled_from(KEYS))))
 def test_pages_are_never_lost(moves: list[tuple[int, int, bytes]]) -> None:
     pool = PagePool(8)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paceline.engine.stepcost import LEAST_ROWS, STRETCH, StepCost
@@ -23,6 +23,7 @@ def test_before_anything_is_measured_a_step_takes_all() -> None:
     assert StepCost(512).prompt_rows(0, 4000) == 512
 
 
+@settings(deadline=None)
 @given(SPEEDS, ROW_SHARES, st.integers(1, 64))
 def test_a_step_with_prompts_takes_about_twice_as_long(
     decode_s: float, share: float, rows: int
@@ -43,6 +44,7 @@ def test_a_step_with_prompts_takes_about_twice_as_long(
     assert steps[-1] >= min(STRETCH * decode_s - LEAST_ROWS * row_s * 1.001, most)
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 1), max_size=200), st.integers(1, 64))
 def test_prompts_never_starve_whatever_is_measured(times: list[float], rows: int) -> None:
     cost = StepCost(512)
