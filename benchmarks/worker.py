@@ -32,7 +32,7 @@ class System(Protocol):
 
 def serve(system: System) -> None:
     """Until stdin ends, or whoever started us is gone. What libraries print goes to stderr."""
-    _die_with_parent()
+    die_with_parent()
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     for line in sys.stdin:
@@ -44,7 +44,7 @@ def serve(system: System) -> None:
         answers.write(json.dumps(answer) + "\n")
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """At once, also in the middle of work: what is left over would disturb what comes next."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)

@@ -11,8 +11,11 @@ import threading
 
 import xllamacpp
 
+from benchmarks.worker import die_with_parent
+
 
 def main() -> None:
+    die_with_parent()
     options = json.loads(sys.argv[1])
     params = xllamacpp.CommonParams()
     params.model.path = options["model"]

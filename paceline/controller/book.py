@@ -58,6 +58,8 @@ class InstanceBook(msgspec.Struct, frozen=True, kw_only=True):
     trouble: str = ""
     """Why the line broke last, until it has been healthy again."""
     ready_since: float | None = None
+    served: bool = False
+    """It has been ready at least once."""
     outlived: int = 0
     """Failures in a row after which it became ready all the same."""
     reasons: tuple[str, ...] = ()

@@ -146,7 +146,7 @@ def _ask_again(book: Book, action: do.AskAgain, now: float) -> None:
 def _move(book: Book, action: do.Move, now: float) -> None:
     inst = book.instances[action.instance]
     if action.event is InstanceEvent.ALL_READY:
-        inst = replace(inst, ready_since=now, outlived=inst.failures)
+        inst = replace(inst, ready_since=now, served=True, outlived=inst.failures)
     elif action.event is InstanceEvent.RESUMED:
         inst = replace(inst, asked=None)
     put(book, inst, action.event)

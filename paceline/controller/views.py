@@ -31,6 +31,7 @@ def instance_view(facts: Facts, book: Book, inst: InstanceBook) -> InstanceView:
             if seat.runner is not None and seat.runner in book.runners
         ),
         numerics_id=ids.pop() if len(ids) == 1 else None,
+        served=inst.served,
         retired=inst.retired,
         placed_because=inst.placed_because,
         forecast=inst.forecast,

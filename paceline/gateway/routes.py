@@ -95,7 +95,7 @@ class RouteTable:
         if not views:
             return ModelStanding(Standing.ABSENT)
         reasons = tuple(_sentence(view, reason) for view in views for reason in _reasons(view))
-        coming = any(view.state in _COMING for view in views)
+        coming = any(_is_coming(view) for view in views)
         return ModelStanding(Standing.COMING if coming else Standing.DOWN, reasons)
 
     def reasons(self) -> tuple[str, ...]:
@@ -112,6 +112,11 @@ class RouteTable:
     def _newer(self, route: Route) -> Route:
         known = self.routes.get(route.instance)
         return known if known and known.epoch > route.epoch else route
+
+
+def _is_coming(view: InstanceView) -> bool:
+    """One that is called failed is tried on; if it has served before, it most likely will again."""
+    return view.state in _COMING or (view.state is InstanceState.FAILED and view.served)
 
 
 def _reasons(view: InstanceView) -> tuple[str, ...]:

@@ -136,6 +136,8 @@ class InstanceView(msgspec.Struct, frozen=True, kw_only=True):
     """Sentences: why it is in this state and what would change it."""
     runners: tuple[RunnerView, ...]
     numerics_id: str | None = None
+    served: bool = False
+    """It has been ready at least once in this controller's term."""
     retired: Epoch | None = None
     """Of the last line that was ended because it was decided, and not because it failed."""
     placed_because: tuple[str, ...] = ()

@@ -50,6 +50,14 @@ def test_older_epochs_of_an_instance_change_nothing() -> None:
     assert table.epoch_of(InstanceId("i-2")) is None
 
 
+@pytest.mark.parametrize(("served", "standing"), [(False, Standing.DOWN), (True, Standing.COMING)])
+def test_who_failed_and_has_served_before_is_waited_for(served: bool, standing: Standing) -> None:
+    table = RouteTable()
+    failed = msgspec.structs.replace(view(InstanceState.FAILED), served=served)
+    table.heed(news(views=(failed,)))
+    assert table.standing(MODEL).standing is standing
+
+
 @pytest.mark.parametrize("state", InstanceState)
 def test_every_state_has_a_standing_with_reasons(state: InstanceState) -> None:
     table = RouteTable()

@@ -1,6 +1,7 @@
 #include "layer.h"
 
 #include "multiply.h"
+#include "pool.h"
 #include "rows.h"
 #include "scratch.h"
 
@@ -43,6 +44,12 @@ static void place_rows(const void *arg, int64_t row, int64_t end, void *scratch)
     j->level->floats->place(j->placing, j->qkv, row, end);
 }
 
+/* Keys of neighbouring rows lie within one line of the cache, which threads had better not share. */
+static int64_t rows_placed_at_once(int64_t rows) {
+    int64_t even = rows / (2 * pool_threads());
+    return even < 1 ? 1 : even < PAGE_KEYS ? even : PAGE_KEYS;
+}
+
 static int place(const layer_run_state *r) {
     const layer_shape *s = r->shape;
     const layer_weights *l = r->layer;
@@ -62,7 +69,7 @@ static int place(const layer_run_state *r) {
         .table_pages = r->step->table_pages,
     };
     place_job job = {r->level, &p, r->buffers.wide};
-    return rows_run(place_rows, &job, r->step->rows, qkv_width(s), 0);
+    return rows_run_by(place_rows, &job, r->step->rows, rows_placed_at_once(r->step->rows), 0);
 }
 
 static int attend(const layer_run_state *r) {

@@ -12,4 +12,8 @@ typedef void (*row_function)(const void *job, int64_t row, int64_t end, void *sc
 int rows_run(row_function function, const void *job, int64_t rows, int64_t width,
              int64_t scratch_bytes);
 
+/* Likewise, `per_task` rows at once. */
+int rows_run_by(row_function function, const void *job, int64_t rows, int64_t per_task,
+                int64_t scratch_bytes);
+
 #endif
