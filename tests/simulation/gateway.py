@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
+from paceline.gateway.court import EndsItsLine
 from paceline.gateway.driver import Driver, LiveStream
 from paceline.gateway.drivers import Drivers
 from paceline.gateway.links import Links, _key
@@ -126,6 +127,9 @@ class Client:
             self.text += delta.text
             self.ended = delta.finish_reason is not None
             self._world.watch.read(self)
+        if isinstance(self.live.error, EndsItsLine):
+            # Chance killed its lines as often as guilt would have.
+            self.ended = True
 
 
 class SimGateway:
