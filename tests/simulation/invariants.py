@@ -12,7 +12,7 @@ from paceline.controller.book import Book, RunnerBook, TaskBook
 from paceline.controller.nodes import NodeState
 from paceline.types.control import Event, Routes
 from paceline.types.ids import InstanceId, RunnerId, TaskId
-from paceline.types.states import RunnerState, TaskKind
+from paceline.types.states import InstanceState, RunnerState, TaskKind
 from paceline.types.tasks import Load
 
 if TYPE_CHECKING:
@@ -315,11 +315,15 @@ def strays(controller: SimController) -> list[RunnerId]:
 
 
 def _is_wanted_by(book: Book, runner: SimRunner) -> bool:
-    """By an instance that has a seat to give."""
+    """By an instance that has a seat to give, or whose streams are on a line that it has given up
+    and on no other yet."""
     inst = book.instances.get(runner.seat_task.seat.instance) if runner.seat_task else None
     if inst is None or inst.wish.deleted or not runner.pumps:
         return False
-    return not inst.seats or any(seat.runner is None for seat in inst.seats)
+    if not inst.seats or any(seat.runner is None for seat in inst.seats):
+        return True
+    serves = inst.state is InstanceState.RECOVERING and runner.epoch == inst.retired
+    return serves and runner.epoch is not None
 
 
 class EveryDecisionIsASentence(Invariant):
