@@ -38,13 +38,18 @@ class Stage:
         self.choir = Choir(cluster.api.url, requests(TOKENS))
 
     def strike(self, blows: list[Blow], seed: int, least_s: float, most_s: float) -> None:
-        """Every blow lands while they sing; they begin again as often as it takes."""
+        """Every blow lands while they sing; they begin again as often as it takes. A line that was
+        struck while it recovered comes back before the next blow: a client that has got nothing
+        waits half a minute for one, and is then told to come again."""
         striker, waiting = Striker(self.cluster, self.name, seed), list(reversed(blows))
         while waiting:
             voices = self.choir.begin()
             while waiting and any(voice.goes_on for voice in voices):
                 striker.pause(least_s, most_s)
+                was_well = self.cluster.instance(self.name)["state"] == "ready"
                 striker.strike(waiting.pop())
+                if not was_well:
+                    self.cluster.ready(self.name)
             self.choir.verify(voices, (seed, striker.struck))
         self.cluster.ready(self.name)
 
