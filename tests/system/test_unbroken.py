@@ -37,6 +37,9 @@ class Stage:
         cluster.ready(self.name)
         self.choir = Choir(cluster.api.url, requests(TOKENS))
 
+    def _state(self) -> str:
+        return str(self.cluster.instance(self.name)["state"])
+
     def strike(self, blows: list[Blow], seed: int, least_s: float, most_s: float) -> None:
         """Every blow lands while they sing; they begin again as often as it takes. A line that was
         struck while it recovered comes back before the next blow: a client that has got nothing
@@ -46,9 +49,9 @@ class Stage:
             voices = self.choir.begin()
             while waiting and any(voice.goes_on for voice in voices):
                 striker.pause(least_s, most_s)
-                was_well = self.cluster.instance(self.name)["state"] == "ready"
+                state = self.cluster.wait("its state", self._state)
                 striker.strike(waiting.pop())
-                if not was_well:
+                if state != "ready":
                     self.cluster.ready(self.name)
             self.choir.verify(voices, (seed, striker.struck))
         self.cluster.ready(self.name)
