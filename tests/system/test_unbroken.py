@@ -37,14 +37,22 @@ class Stage:
         cluster.ready(self.name)
         self.choir = Choir(cluster.api.url, requests(TOKENS))
 
+    def _state(self) -> str:
+        return str(self.cluster.instance(self.name)["state"])
+
     def strike(self, blows: list[Blow], seed: int, least_s: float, most_s: float) -> None:
-        """Every blow lands while they sing; they begin again as often as it takes."""
+        """Every blow lands while they sing; they begin again as often as it takes. A line that was
+        struck while it recovered comes back before the next blow: a client that has got nothing
+        waits half a minute for one, and is then told to come again."""
         striker, waiting = Striker(self.cluster, self.name, seed), list(reversed(blows))
         while waiting:
             voices = self.choir.begin()
             while waiting and any(voice.goes_on for voice in voices):
                 striker.pause(least_s, most_s)
+                state = self.cluster.wait("its state", self._state)
                 striker.strike(waiting.pop())
+                if state != "ready":
+                    self.cluster.ready(self.name)
             self.choir.verify(voices, (seed, striker.struck))
         self.cluster.ready(self.name)
 
