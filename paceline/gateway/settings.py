@@ -20,7 +20,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_streams: int = 1024
     """Streams alive at once; past that, requests are turned away with 503."""
 
-    route_wait_s: float = 30.0
+    route_wait_s: float = 60.0
     """How long a request waits for an instance that starts or recovers."""
     max_waiting: int = 256
     """Requests that may wait so at once."""

@@ -1,3 +1,4 @@
+import signal
 import sys
 import tempfile
 import time
@@ -88,7 +89,7 @@ class LocalHarness:
 
     def stop_node(self) -> None:
         assert self.supervisor is not None
-        self.supervisor.terminate(3.0, "the node leaves")
+        self.supervisor.terminate(3.0, "the node ends", signal.SIGINT)
         ended = self.supervisor.wait(10)
         assert ended is not None
         assert ended.code == 0, ended

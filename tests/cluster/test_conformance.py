@@ -171,7 +171,7 @@ def test_a_node_that_comes_back_is_another_incarnation_with_nothing_on_it(harnes
     assert (facts.processes, facts.exits) == ((), ())
 
 
-def test_a_node_that_is_asked_to_leave_takes_its_runners_along(harness: Harness) -> None:
+def test_a_node_that_is_ended_takes_its_runners_along(harness: Harness) -> None:
     pids = [launched(harness, name) for name in ("plain-1", "deaf-1")]
     harness.stop_node()
     assert [pid for pid in pids if alive(pid)] == []

@@ -13,7 +13,7 @@ from tests.support.runners import Runners, place
 
 pytestmark = pytest.mark.real
 
-STREAMS, PROMPT, TOKENS = 8, 400, 16
+STREAMS, PROMPT, TOKENS = 8, 480, 16
 KV_TOKENS = STREAMS * 512
 TOLERANCE, SLACK_BYTES = 0.15, 100 * 10**6
 

@@ -23,13 +23,12 @@ PROGRAM = str(Path(__file__).parent / "programs" / "deadly_runner.py")
 TOKENS = 250
 
 
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory) -> Iterator[LocalCluster]:
-    models = tmp_path_factory.mktemp("models")
-    write_small(models)
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[LocalCluster]:
+    """One for each test: what has failed so often is started again with long pauses."""
+    write_small(tmp_path / "models")
     programs = Programs(runner=(sys.executable, PROGRAM))
-    home = tmp_path_factory.mktemp("home")
-    with local_cluster(home, models=models, programs=programs) as running:
+    with local_cluster(tmp_path / "h", models=tmp_path / "models", programs=programs) as running:
         running.ready(running.create(SMALL, min_nodes=2, kv_tokens=16384))
         yield running
 
