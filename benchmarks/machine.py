@@ -28,7 +28,7 @@ def describe() -> dict[str, Any]:
         "cpus": usable_cpus(),
         "isa": [flag for flag in FLAGS if flag in flags],
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "paceline": __version__,
     }
 
