@@ -59,7 +59,8 @@ def test_a_runner_that_dies_while_it_fetches_is_replaced(cluster, disk):
         task = {"kind": "fetch", "model": MODEL}
         cluster.api.post(f"/api/runners/{victim['runner_id']}/tasks?wait=0", task)
         log = cluster.home.log_file("runner", victim["runner_id"])
-        cluster.wait("it to fetch", lambda: read_lines(log)[-1].get("kind") == "fetch")
+        fetches = lambda: any(line.get("kind") == "fetch" for line in read_lines(log))  # noqa: E731
+        cluster.wait("it to fetch", fetches)
         os.kill(victim["pid"], signal.SIGKILL)
         assert [line["state"] for line in read_lines(log) if line["event"] == "state"] == [
             "fetching"
@@ -91,16 +92,17 @@ def test_a_full_disk_stops_no_recovery(cluster, disk):
     epoch = cluster.ready(name, after=epoch)["epoch"]
     assert calm(cluster, body(1, 50, SMALL)) == tokens
 
-    before = cluster.pids(name)
-    for _ in range(2):  # the second one finds the term that the first could not write down in use
-        term = cluster.term()
+    # The second one finds in use the term that the first could not write down.
+    for rank in (0, 1):
+        term, before = cluster.term(), cluster.pids(name)
         (controller,) = cluster.processes("paceline.controller")
         controller.kill()
         cluster.wait("a new term", lambda term=term: cluster.term() > term)
         cluster.ready(name)
         assert cluster.pids(name) == before
-    os.kill(before[0], signal.SIGKILL)
-    epoch = cluster.ready(name, after=epoch)["epoch"]
+        os.kill(before[rank], signal.SIGKILL)
+        epoch = cluster.ready(name, after=epoch)["epoch"]
+        assert epoch[0] > term
 
     (gateway,) = cluster.processes("paceline.gateway")
     gateway.kill()
