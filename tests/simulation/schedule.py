@@ -154,6 +154,8 @@ class Schedule:
                 return f"{runner.name} is starting, or hangs"
             if runner.ending:
                 return f"{runner.name} is ending"
+            if runner.mailbox is not None and (task := runner.mailbox.in_hand) is not None:
+                return f"{runner.name} is at {task.task_id}"
         for known in book.runners.values():
             if known.kill or world.runner(known.id) is None:
                 return f"{known.id} is to end, or has ended"
