@@ -85,10 +85,19 @@ def _place(book: Book, action: do.Place, now: float) -> None:
         events: tuple[InstanceEvent, ...] = (InstanceEvent.REPLACED,)
     else:
         events = (InstanceEvent.PLAN_STARTED, InstanceEvent.PLACED)
+    # Who stays where it is stays as patient: another placement is no way around a pause.
+    patience = {(seat.plan.rank, seat.plan.node): seat.patience for seat in inst.seats}
     pairs = zip(action.placement.seats, action.runners, strict=True)
     placed = replace(
         inst,
-        seats=tuple(SeatBook(plan=plan, runner=runner) for plan, runner in pairs),
+        seats=tuple(
+            SeatBook(
+                plan=plan,
+                runner=runner,
+                patience=patience.get((plan.rank, plan.node), Patience()),
+            )
+            for plan, runner in pairs
+        ),
         dtype=action.placement.dtype,
         placed_because=action.placement.reasons,
         forecast=action.placement.forecast,

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from paceline.controller import actions as do
 from paceline.controller.book import Book, RunnerBook, TaskBook
@@ -242,18 +242,28 @@ class MemoryIsNeverOversold(Invariant):
         self.demand(lost, f"{runner.id} lives on {runner.node} and is not counted any more")
 
 
+class _Taken(NamedTuple):
+    instance: InstanceId
+    by: SimController
+    at: float
+
+
 class NothingOutlivesItsOwner(Invariant):
     number = 6
 
     def __init__(self, world: World) -> None:
         super().__init__(world)
-        self._owner: dict[RunnerId, InstanceId] = {}
+        self._owner: dict[RunnerId, _Taken] = {}
+        self._in_office_since: dict[SimController, float] = {}
         self._stray_since: dict[RunnerId, float] = {}
         self._calm, self._look_at = False, 0.0
 
+    def took_office(self, controller: SimController) -> None:
+        self._in_office_since[controller] = self.world.now
+
     def acted(self, controller: SimController, action: do.Action) -> None:
         if isinstance(action, do.LaunchRunner | do.Take):
-            self._owner[action.runner] = action.instance
+            self._owner[action.runner] = _Taken(action.instance, controller, self.world.now)
         elif isinstance(action, do.LaunchBlank | do.KeepBlank):
             self._owner.pop(action.runner, None)
         elif isinstance(action, do.Forget):
@@ -261,11 +271,20 @@ class NothingOutlivesItsOwner(Invariant):
             left = [
                 runner.name
                 for runner in self.world.runners()
-                if self._owner.get(runner.name) == action.instance
+                if self._took(controller, runner.name, action.instance)
                 and nodes.get(runner.node.name, NodeState.LOST) != NodeState.LOST
                 and runner.node.host.runs
             ]
             self.demand(not left, f"{action.instance} is forgotten, and {left} live")
+
+    def _took(self, controller: SimController, runner: RunnerId, instance: InstanceId) -> bool:
+        """Whether the instance owns the runner as far as this controller can know: not of what
+        another, who is overthrown, has done since. That is a stray, and has its time to go."""
+        taken = self._owner.get(runner)
+        if taken is None or taken.instance != instance:
+            return False
+        since = self._in_office_since.get(controller, 0.0)
+        return taken.by is controller or taken.at < since
 
     def calmed(self) -> None:
         self._calm = True
