@@ -322,13 +322,15 @@ def strays(controller: SimController) -> list[RunnerId]:
     seated = {seat.runner for inst in book.instances.values() for seat in inst.seats}
     found, blanks = [], Counter[str]()
     for runner in controller.world.runners():
-        if runner.name in seated or _is_wanted_by(book, runner):
-            continue
         known = book.runners.get(runner.name)
-        if known is not None and known.is_blank and runner.state in (None, RunnerState.IDLE):
-            blanks[runner.node.name] += 1
-            if blanks[runner.node.name] <= runner.node.blanks:
+        if known is not None and known.is_blank:
+            blanks[runner.node.name] += runner.state in (None, RunnerState.IDLE)
+            if runner.state in (None, RunnerState.IDLE) and (
+                blanks[runner.node.name] <= runner.node.blanks
+            ):
                 continue
+        elif runner.name in seated or _is_wanted_by(book, runner):
+            continue
         found.append(runner.name)
     return found
 

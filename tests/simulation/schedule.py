@@ -152,6 +152,8 @@ class Schedule:
         for runner in world.runners():
             if not runner.pumps:
                 return f"{runner.name} is starting, or hangs"
+            if runner.stuck and runner.pulse.look() is not None:
+                return f"{runner.name} is stuck, and not yet given up"
             if runner.ending:
                 return f"{runner.name} is ending"
             if runner.mailbox is not None and (task := runner.mailbox.in_hand) is not None:
