@@ -29,12 +29,6 @@ def ratio(ours: Sequence[float], theirs: Sequence[float]) -> Figure:
     return figure([a / b for a, b in zip(ours, theirs, strict=True)])
 
 
-def percentile(values: Sequence[float], part: float) -> float:
-    """The nearest-rank percentile; `part` is 0 to 1."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(part * len(ordered)))]
-
-
 def interleaved(
     rounds: int, jobs: Mapping[str, Callable[[], T]], failure: type[Exception]
 ) -> tuple[dict[str, list[T]], dict[str, str]]:

@@ -25,9 +25,10 @@ from benchmarks.contenders import default_model
 from benchmarks.parts.works import Plan
 from benchmarks.processes import Failed
 from benchmarks.report import Result, Table, failures
+from paceline.bench import quantile
 from paceline.checkpoint import DEFAULT_MODEL
 from paceline.cli.api import Api
-from paceline.cli.listening import Listener, pauses, percentile
+from paceline.cli.listening import Listener, pauses
 from paceline.cli.models import ensure_model
 from paceline.cli.private import private_cluster
 from paceline.cli.run import Question, ready_instance
@@ -120,8 +121,8 @@ def _kills(url: str, model: str, kill: Callable[[], None], dice: random.Random) 
         "begun_before": begun,
         "errors": errors,
         "pauses": len(waits),
-        "pause_p50_s": round(percentile(waits, 0.5), 2),
-        "pause_p99_s": round(percentile(waits, 0.99), 2),
+        "pause_p50_s": round(quantile(waits, 0.5), 2),
+        "pause_p99_s": round(quantile(waits, 0.99), 2),
         "pause_longest_s": round(waits[-1], 2) if waits else None,
     }
 

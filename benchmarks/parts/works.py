@@ -8,9 +8,10 @@ from functools import partial
 import msgspec
 
 from benchmarks.processes import Failed, Worker
-from benchmarks.statistics import interleaved, percentile
+from benchmarks.statistics import interleaved
 from benchmarks.text import Text
 from benchmarks.work import Outcome, Work
+from paceline.bench import quantile
 
 PROMPT, NEW = 32, 65
 LONG_PROMPT = 500
@@ -90,4 +91,4 @@ def run_kinds(
 
 def gap(outcomes: list[Outcome], part: float) -> float:
     """A percentile of the seconds between tokens, over all rounds."""
-    return percentile([gap for one in outcomes for gap in one.gaps_s], part)
+    return quantile([gap for one in outcomes for gap in one.gaps_s], part)

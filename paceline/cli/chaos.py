@@ -14,9 +14,10 @@ from typing import Any
 
 import msgspec
 
+from paceline.bench import quantile
 from paceline.cli import show
 from paceline.cli.api import Api
-from paceline.cli.listening import Listener, pauses, percentile
+from paceline.cli.listening import Listener, pauses
 from paceline.cli.models import ensure_model
 from paceline.cli.private import private_cluster
 from paceline.cli.run import Question, ready_instance
@@ -131,7 +132,7 @@ class Chaos:
             waits += pauses(listeners, self._kills_at)
         waits.sort()
         report.kills = len(self._kills_at)
-        report.pause_p50_s, report.pause_p99_s = (percentile(waits, s) for s in (0.5, 0.99))
+        report.pause_p50_s, report.pause_p99_s = (quantile(waits, s) for s in (0.5, 0.99))
         return report
 
     def _round(self, *, kill: bool) -> Sequence[Listener]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any
 
@@ -61,10 +60,3 @@ def pauses(listeners: Iterable[Listener], moments: Iterable[float]) -> list[floa
     told = list(moments)
     found = (listener.pause_at(moment) for listener in listeners for moment in told)
     return sorted(pause for pause in found if pause is not None)
-
-
-def percentile(ordered: Sequence[float], share: float) -> float:
-    """The nearest rank of values in order; 0 of none."""
-    if not ordered:
-        return 0.0
-    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]

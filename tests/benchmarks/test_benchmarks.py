@@ -18,9 +18,10 @@ from benchmarks.parts.works import KINDS
 from benchmarks.plot import svg
 from benchmarks.processes import Failed, Worker
 from benchmarks.report import Table, fill, markdown
-from benchmarks.statistics import figure, interleaved, percentile, ratio
+from benchmarks.statistics import figure, interleaved, ratio
 from benchmarks.text import is_sane
 from benchmarks.work import Outcome, Work
+from paceline.bench import quantile
 
 PYTHON = Path(sys.executable)
 
@@ -31,7 +32,7 @@ def test_figures_and_ratios_of_rounds():
     assert ratio([2.0, 6.0], [1.0, 2.0]).median == 2.5
     with pytest.raises(ValueError, match="shorter"):
         ratio([1.0, 2.0], [1.0])
-    assert percentile([1.0, 2.0, 3.0, 4.0], 0.99) == 4.0
+    assert quantile([1.0, 2.0, 3.0, 4.0], 0.99) == 4.0
 
 
 def test_rounds_are_interleaved_and_a_failure_is_kept():

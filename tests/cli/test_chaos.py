@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from paceline.bench import quantile
 from paceline.cli.chaos import Report, _add
-from paceline.cli.listening import Listener, pauses, percentile
+from paceline.cli.listening import Listener, pauses
 
 
 def heard(ids: list[int], error: str = "", heard_at: tuple[float, ...] = ()) -> Any:
@@ -53,5 +54,5 @@ def test_pauses_are_those_around_a_kill() -> None:
 
 def test_percentiles_are_values_that_were_there() -> None:
     ordered = [1.0, 2.0, 3.0, 4.0]
-    assert [percentile(ordered, share) for share in (0.0, 0.5, 0.99)] == [1.0, 2.0, 4.0]
-    assert percentile([], 0.5) == 0.0
+    assert [quantile(ordered, share) for share in (0.0, 0.5, 0.99)] == [1.0, 2.0, 4.0]
+    assert quantile([], 0.5) == 0.0
