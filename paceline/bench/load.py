@@ -39,11 +39,14 @@ async def measure(
     Raises InvalidRequest for a load that nobody can make.
     """
     check(load)
-    await burst(target, _bodies(load, 1, WARM_TOKENS), load.timeout_s)
-    levels = []
+    await burst(target, _bodies(load, 1, WARM_TOKENS, 0), load.timeout_s)
+    levels, asked = [], 1
     for concurrency in load.concurrency:
-        bodies = _bodies(load, concurrency, load.tokens)
-        rounds = [await burst(target, bodies, load.timeout_s) for _ in range(load.rounds)]
+        rounds = []
+        for _ in range(load.rounds):
+            bodies = _bodies(load, concurrency, load.tokens, asked)
+            asked += concurrency
+            rounds.append(await burst(target, bodies, load.timeout_s))
         levels.append(level_of(concurrency, rounds))
         on_level(levels[-1])
     return levels
@@ -55,7 +58,7 @@ async def burst(target: Target, bodies: Sequence[dict[str, Any]], timeout_s: flo
     return Round(tuple(await asyncio.gather(*answers)))
 
 
-def _bodies(load: Load, count: int, tokens: int) -> list[dict[str, Any]]:
+def _bodies(load: Load, count: int, tokens: int, first: int) -> list[dict[str, Any]]:
     return [
         {
             "model": load.model,
@@ -64,7 +67,7 @@ def _bodies(load: Load, count: int, tokens: int) -> list[dict[str, Any]]:
             "temperature": 0,
             "ignore_eos": True,
         }
-        for prompt in prompts(count, load.prompt_words)
+        for prompt in prompts(count, load.prompt_words, first)
     ]
 
 

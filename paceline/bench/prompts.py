@@ -7,9 +7,10 @@ _WHERE = ("in a small harbour", "by the river", "at the edge of town", "in the m
 _WHAT = ("repairs clocks", "keeps bees", "writes letters", "builds kites", "collects maps")
 
 
-def prompts(count: int, words: int) -> list[str]:
-    """`count` different ones of at least `words` words each."""
-    return [_prompt(number, words) for number in range(count)]
+def prompts(count: int, words: int, first: int = 0) -> list[str]:
+    """`count` different ones of at least `words` words each; another `first`, by `count` or more
+    away, gives others."""
+    return [_prompt(number, words) for number in range(first, first + count)]
 
 
 def _prompt(number: int, words: int) -> str:

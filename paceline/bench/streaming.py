@@ -53,6 +53,10 @@ class Timeline(msgspec.Struct, frozen=True, kw_only=True):
         return [b - a for a, b in zip(self.pieces, self.pieces[1:], strict=False)]
 
 
+_NONSENSE = (asyncio.LimitOverrunError, LookupError, TypeError, AttributeError)
+"""What reading an answer of any other shape raises."""
+
+
 async def stream(target: Target, body: dict[str, Any], timeout_s: float) -> Timeline:
     """POST /v1/completions with streaming on, to its end. Never raises for what a server does."""
     asked = {**body, "stream": True, "stream_options": {"include_usage": True}}
@@ -67,7 +71,7 @@ async def stream(target: Target, body: dict[str, Any], timeout_s: float) -> Time
         error = f"no whole answer within {timeout_s:g} s"
     except asyncio.IncompleteReadError:
         error = "the connection ended before the answer did"
-    except (OSError, ValueError) as failure:
+    except (OSError, ValueError, *_NONSENSE) as failure:
         error = str(failure) or type(failure).__name__
     return Timeline(sent_at=sent_at, ended_at=time.monotonic(), error=error)
 

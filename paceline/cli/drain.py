@@ -6,16 +6,18 @@ import time
 
 from paceline.cli import show
 from paceline.cli.api import Api
-from paceline.types.errors import DeadlineExceeded
+from paceline.types.errors import DeadlineExceeded, Unavailable
 
 WAIT_S = 300.0
 LOOK_S = 0.3
 
 
 def drain(api: Api, node: str, *, wait: bool) -> show.Row:
-    """The node as it is then. Raises NotFound; DeadlineExceeded if it is not empty in time: it
-    stays asked to be, and what keeps it is said."""
-    found: show.Row = api.post(f"/api/nodes/{node}/drain", {})
+    """The node as it is then. Raises NotFound; Unavailable if it is away; DeadlineExceeded if it is
+    not empty in time: it stays asked to be, and what keeps it is said."""
+    found: show.Row | None = api.post(f"/api/nodes/{node}/drain", {})
+    if found is None:
+        raise Unavailable(f"{node} is away; it is to be empty as soon as it is back")
     deadline, told = time.monotonic() + WAIT_S, ""
     while wait and found["runners"]:
         if time.monotonic() > deadline:
@@ -25,7 +27,7 @@ def drain(api: Api, node: str, *, wait: bool) -> show.Row:
             told = said
             show.err.print(said, markup=False, style="dim")
         time.sleep(LOOK_S)
-        found = next(each for each in api.get("/api/nodes") if each["name"] == node)
+        found = next((one for one in api.get("/api/nodes") if one["name"] == node), found)
     return found
 
 

@@ -108,6 +108,8 @@ def _place(book: Book, action: do.Place, now: float) -> None:
         stays=(),
         reasons=(),
     )
+    # What it has outlived is of the failures that still count.
+    placed = replace(placed, outlived=min(placed.outlived, placed.failures))
     put(book, placed, *events)
 
 

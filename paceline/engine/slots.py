@@ -57,10 +57,12 @@ class SlotTable:
     def can_admit(self, sequence: Sequence) -> bool:
         """Whether pages are free for all its ids, and one more for each that runs already: who
         comes must not take at once what the others are about to need."""
+        if len(self.running) >= self._max_running:
+            return False
         known = self.pool.known(sequence.keys_ahead())
         own = pages_for(len(sequence.ids)) - len(known)
         wanted = own + self.pool.cost(known) + len(self.running)
-        return len(self.running) < self._max_running and self.pool.can_promise(wanted)
+        return self.pool.can_promise(wanted)
 
     def admit(self, sequence: Sequence) -> int:
         slot, self._next_slot = self._next_slot, self._next_slot + 1
@@ -81,6 +83,8 @@ class SlotTable:
     def may_feed(self, slot: int) -> bool:
         """Not while this very step fills the slot's next page for another: from the next step on
         it is there to share."""
+        if not self._filling:
+            return True
         return not any(key in self._filling for key in self.running[slot].keys_ahead()[:1])
 
     def grow(self, slot: int) -> bool:

@@ -114,6 +114,8 @@ class Driver:
         if ended is not None:  # the record's last token had ended it already
             self._send(peer, Tokens(tokens=(), finished=(ended,)))
         else:
+            if not self._held:
+                self._turnover.began(now)
             self._held[record.stream_id] = _Held(peer, record.attempt, now)
 
     def _rejected(self, record: StreamRecord, error: PacelineError, now: float) -> Rejected:

@@ -19,6 +19,10 @@ class Turnover:
         self._pause_s: float | None = None
         self._ended_at: float | None = None
 
+    def began(self, now: float) -> None:
+        """There is work again: who was idle was not slow."""
+        self._ended_at = now
+
     def ended(self, now: float) -> None:
         """A stream came to its end."""
         if self._ended_at is not None:

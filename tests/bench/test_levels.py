@@ -41,3 +41,8 @@ def test_prompts_are_as_long_as_asked_and_differ_at_once():
     made = prompts(64, 40)
     assert all(len(prompt.split()) >= 40 for prompt in made)
     assert len({prompt[:9] for prompt in made}) == 64
+
+
+def test_no_prompt_is_sent_twice() -> None:
+    first, second = prompts(8, 40), prompts(8, 40, first=8)
+    assert not set(first) & set(second)

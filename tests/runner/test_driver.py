@@ -142,9 +142,11 @@ def test_the_time_to_come_again_follows_the_pace() -> None:
     assert turnover.wait_s(1, 49.5) == 1
     assert turnover.wait_s(10_000, 49.5) == LONGEST_S
     assert turnover.wait_s(8, 49.5 + 20) == 16, "nobody has ended for a while"
+    turnover.began(4000.0)
+    assert turnover.wait_s(8, 4000.0) == 4, "idle is not slow"
     for i in range(200):
-        turnover.ended(100 + i * 2.0)
-    assert turnover.wait_s(8, 498.0) in (16, 17)
+        turnover.ended(4000 + i * 2.0)
+    assert turnover.wait_s(8, 4398.0) in (16, 17)
 
 
 def round_trips(depth: Depth, ratio: float, times: int = 500) -> int:
