@@ -92,6 +92,8 @@ class Place(OfInstance, frozen=True, kw_only=True, tag="placed"):
 
     placement: Placement
     runners: tuple[RunnerId | None, ...]
+    moves: bool = False
+    """From seats that could go on: the line that stands serves until the next one is ready."""
 
 
 class Adopt(OfInstance, frozen=True, kw_only=True, tag="adopted"):

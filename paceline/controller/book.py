@@ -50,7 +50,7 @@ class InstanceBook(msgspec.Struct, frozen=True, kw_only=True):
     epoch: Epoch | None = None
     """Of the line that is being made or stands."""
     retired: Epoch | None = None
-    """Of the last line that was given up for another placement while it stood."""
+    """Of the last line that was moved away from while it stood."""
     stays: tuple[str, ...] = ()
     """Why it does not leave a node that is to be empty."""
     patience: Patience = Patience()

@@ -53,7 +53,7 @@ def move(p: Pass, inst: InstanceBook) -> Iterator[Action]:
         return
     answer = _ask(p, inst, model, asked.offered, asked.ways)
     if isinstance(answer, Placement):
-        yield _placed(p, inst, model, answer, missing)
+        yield _placed(p, inst, model, answer, missing, moves=True)
     elif answer.reasons == inst.stays:
         yield AskAgain(sentence=f"{inst.id} stays", instance=inst.id, asked=asked)
     else:
@@ -155,7 +155,13 @@ def _without_model(p: Pass, inst: InstanceBook, seen: ModelSeen) -> Iterator[Act
 
 
 def _placed(
-    p: Pass, inst: InstanceBook, model: ModelFacts, to: Placement, missing: tuple[str, ...]
+    p: Pass,
+    inst: InstanceBook,
+    model: ModelFacts,
+    to: Placement,
+    missing: tuple[str, ...],
+    *,
+    moves: bool = False,
 ) -> Place:
     runners = _keep(inst, to)
     for seat, runner in zip(to.seats, runners, strict=True):
@@ -167,7 +173,7 @@ def _placed(
     )
     because = "; ".join((*missing, *to.reasons))
     sentence = f"{inst.id} ({model.name}) is placed: {where}; {because}"
-    return Place(sentence=sentence, instance=inst.id, placement=to, runners=runners)
+    return Place(sentence=sentence, instance=inst.id, placement=to, runners=runners, moves=moves)
 
 
 def _keep(inst: InstanceBook, to: Placement) -> tuple[RunnerId | None, ...]:

@@ -102,7 +102,7 @@ def _place(book: Book, action: do.Place, now: float) -> None:
         placed_because=action.placement.reasons,
         forecast=action.placement.forecast,
         epoch=None,
-        retired=inst.epoch or inst.retired,
+        retired=(inst.epoch if action.moves else None) or inst.retired,
         ready_since=None,
         asked=None,
         stays=(),

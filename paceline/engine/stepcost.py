@@ -49,7 +49,7 @@ class StepCost:
         # What is measured may be wrong, so it is believed step by step.
         rows = 2 * self._tried_rows
         if self._row_s:
-            rows = min(rows, int((STRETCH - 1) * self._decode_s[beside] / self._row_s))
+            rows = int(min(rows, (STRETCH - 1) * self._decode_s[beside] / self._row_s))
         return min(max(rows // LEAST_ROWS * LEAST_ROWS, LEAST_ROWS), self._most_rows)
 
     def measured(self, decode_rows: int, prompt_rows: int, took_s: float) -> None:
