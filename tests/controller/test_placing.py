@@ -185,16 +185,3 @@ def test_a_node_that_leaves_between_plan_and_launch_costs_a_new_plan() -> None:
     assert "rank 1 needs n2, which is lost" in said
     assert set(layers(scene)) == {"n1", "n3"}
     assert "is launched on n2" not in said
-
-
-def test_a_line_whose_node_is_lost_was_not_given_up_by_choice() -> None:
-    """Else its failure would count against no stream that caused it."""
-    scene = Scene()
-    scene.ready(Epoch(1, 1))
-    scene.node("n3")
-    scene.go()
-    scene.node("n2", silent_s=60.0)
-    said = " / ".join(scene.go())
-    assert "rank 1 needs n2, which is lost" in said
-    assert set(layers(scene)) == {"n1", "n3"}
-    assert scene.inst.retired is None
