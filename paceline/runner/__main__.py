@@ -57,7 +57,9 @@ def main() -> None:
 def _serve(options: argparse.Namespace, home: Home, stopper: Stopper) -> None:
     import torch
 
+    from paceline.checkpoint import Store
     from paceline.runner.process import Identity, Runner
+    from paceline.runner.supply import Supply
     from paceline.runner.worker import Worker
     from paceline.transport.control import ControlClient
     from paceline.types.control import ToRunner
@@ -73,7 +75,15 @@ def _serve(options: argparse.Namespace, home: Home, stopper: Stopper) -> None:
     address = f"ipc://{options.runtime}/control"
     worker = Worker()
     with ControlClient[ToRunner](address, f"runner:{options.runner_id}", ToRunner) as control:
-        runner = Runner(identity, home, control, worker, grace_s=options.grace, beat_s=options.beat)
+        runner = Runner(
+            identity,
+            home,
+            control,
+            worker,
+            Supply(Store(options.store or home.path), Membership.of(home).member),
+            grace_s=options.grace,
+            beat_s=options.beat,
+        )
         stopper.runner = runner
         if not stopper.asked:
             runner.run()
@@ -84,6 +94,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m paceline.runner", description=__doc__)
     for name in ("--home", "--runtime", "--cluster-id", "--node", "--incarnation", "--runner-id"):
         parser.add_argument(name, required=True)
+    parser.add_argument("--store", type=Path, help="where checkpoints lie; the home by default")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument(
         "--grace",
