@@ -30,10 +30,11 @@ from paceline.process.bounded import prune
 from paceline.process.child import install_stop_signals, watch_parent
 from paceline.process.home import Home
 from paceline.process.logs import configure, get_logger
-from paceline.process.runtime import ipc_address
+from paceline.process.runtime import control_address
 from paceline.process.spawn import Child
 from paceline.transport.control import ControlClient
 from paceline.transport.keys import KeyPair
+from paceline.transport.membership import Membership
 from paceline.transport.probe import Echo, Sounder
 from paceline.types.control import Kill, Launch, NodeBeat, Peers, Reserve, ToSupervisor
 from paceline.types.facts import NodeFacts
@@ -204,10 +205,11 @@ _ASKS = {signal.SIGTERM: Supervisor.leave, signal.SIGINT: Supervisor.stop}
 def main() -> None:
     settings = _settings()
     name = supervisor_identity(settings.node, settings.incarnation)
-    log_file = Home(settings.home).log_file("node", settings.node)
+    home = Home(settings.home)
+    log_file = home.log_file("node", settings.node)
     configure("node", settings.node, log_file, node=settings.node, incarnation=settings.incarnation)
-    address = ipc_address(settings.runtime, "control")
-    with ControlClient[ToSupervisor](address, name, ToSupervisor) as control:
+    address = control_address(settings.runtime)
+    with ControlClient[ToSupervisor](address, name, ToSupervisor, Membership.of(home)) as control:
         supervisor = Supervisor(settings, control)
         watch_parent(lambda: supervisor.stop("the parent is gone"), grace_s=STOP_WITHIN_S)
         install_stop_signals(
