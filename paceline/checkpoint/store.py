@@ -1,10 +1,10 @@
 """The local model store: whole checkpoints under `<home>/models/<name>`, and nothing half-made.
 
 A checkpoint is built in `<home>/staging/<name>` under the name's lock and appears under its
-name by one rename. What a node has fetched of a checkpoint, without having all of it, lies apart
-from them in `<home>/partial/<digest>` (see `partial.py`). Whoever holds the lock of a name owns its staging directory, so anything
+name by one rename. Whoever holds the lock of a name owns its staging directory, so anything
 found there was left by a process that died, and is removed. What a broken download has left in
-`<home>/downloads/<name>` is kept, so that the next try can resume it.
+`<home>/downloads/<name>` is kept, so that the next try can resume it. What a node has fetched of a
+checkpoint without having all of it lies apart, in `<home>/partial/<digest>` (see `partial.py`).
 """
 
 from __future__ import annotations

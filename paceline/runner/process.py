@@ -211,7 +211,9 @@ class Runner:
 
     def _fetch(self, task: Fetch) -> None:
         report = self._reporter(task.task_id)
-        self._submit(task, lambda: fetch(self._supply, task, report, self._pulse), RunnerEvent.FETCH_DONE)
+        self._submit(
+            task, lambda: fetch(self._supply, task, report, self._pulse), RunnerEvent.FETCH_DONE
+        )
 
     def _load(self, task: Load) -> None:
         self._leave_line("another shard is loaded")

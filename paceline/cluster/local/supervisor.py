@@ -24,19 +24,20 @@ from pathlib import Path
 import msgspec
 import zmq
 
-from paceline.cluster.local.cluster import supervisor_identity
 from paceline.checkpoint.shelf import Shelf
 from paceline.checkpoint.store import Store
+from paceline.cluster.local.cluster import supervisor_identity
 from paceline.cluster.local.roster import Roster
 from paceline.process.bounded import prune
 from paceline.process.child import install_stop_signals, watch_parent
 from paceline.process.home import Home
 from paceline.process.logs import configure, get_logger
-from paceline.process.runtime import ipc_address
+from paceline.process.runtime import control_address
 from paceline.process.spawn import Child
 from paceline.transport.control import ControlClient
 from paceline.transport.depot import Depot
 from paceline.transport.keys import KeyPair
+from paceline.transport.membership import Membership
 from paceline.transport.probe import Echo, Sounder
 from paceline.types.control import Kill, Launch, NodeBeat, Peers, Reserve, ToSupervisor
 from paceline.types.facts import NodeFacts
@@ -217,11 +218,12 @@ _ASKS = {signal.SIGTERM: Supervisor.leave, signal.SIGINT: Supervisor.stop}
 def main() -> None:
     settings = _settings()
     name = supervisor_identity(settings.node, settings.incarnation)
-    log_file = Home(settings.home).log_file("node", settings.node)
+    home = Home(settings.home)
+    log_file = home.log_file("node", settings.node)
     configure("node", settings.node, log_file, node=settings.node, incarnation=settings.incarnation)
-    address = ipc_address(settings.runtime, "control")
-    with ControlClient[ToSupervisor](address, name, ToSupervisor) as control:
-        supervisor = Supervisor(settings, control, Membership.of(Home(settings.home)).member)
+    address, membership = control_address(settings.runtime), Membership.of(home)
+    with ControlClient[ToSupervisor](address, name, ToSupervisor, membership) as control:
+        supervisor = Supervisor(settings, control, membership.member)
         watch_parent(lambda: supervisor.stop("the parent is gone"), grace_s=STOP_WITHIN_S)
         install_stop_signals(
             lambda number: _ASKS[number](supervisor, f"the node got {number.name}")
