@@ -26,7 +26,7 @@ from paceline.checkpoint.manifest import (
 from paceline.types.errors import CheckpointError
 
 RECORD_NAME = ".held"
-SYNC_BYTES = 64 << 20
+SYNC_BYTES = 16 << 20
 """What may have to be fetched again after a crash."""
 
 _ENTRY = re.compile(rb"(\d{1,9}) (\d{1,9}) (\d{1,9});")

@@ -28,6 +28,7 @@ from paceline.transport.sockets import (
     bound,
     guard,
     made,
+    mind,
     retire,
 )
 from paceline.transport.sparing import Sparing
@@ -119,12 +120,14 @@ class Depot:
         where all of them are on this machine, else `host`. Raises AddressUnusable."""
         context = context or zmq.Context.instance()
         domain = fresh_domain("depot")
+        Authenticator.of(context).admit(domain, members)
         with made(context, zmq.ROUTER) as socket:
             bound(socket, messages=MESSAGES, message_bytes=MAX_QUESTION_BYTES)
             guard(socket, keys, domain)
             socket.router_mandatory = True
+            if host is not None:
+                mind(socket)
             address = bind_fresh(socket, "depot", directory=directory, host=host)
-        Authenticator.of(context).admit(domain, members)
         offer = DepotOffer(address=address, public_key=keys.public)
         depot = cls(socket, offer, domain, shelf)
         depot.checkpoints = shelf.look()
@@ -153,6 +156,8 @@ class Depot:
 
     def _answer_all(self) -> None:
         for _ in range(DRAIN_LIMIT):
+            if self._closing.is_set():
+                return
             try:
                 peer, *payload = self._socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:

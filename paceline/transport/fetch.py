@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +21,9 @@ from paceline.types.weights import Source
 
 SPARE_BYTES = 256 << 20
 """Left free on the disk, for all that has to go on there."""
+
+SYNC_EVERY_S = 2.0
+"""What has come by then is not fetched again, whatever happens."""
 
 STAGE = "peers"
 SOURCE_WORDS = "nodes of the cluster"
@@ -65,6 +69,7 @@ class _Haulage:
         self._partial = partial
         self._peers = peers
         self._on_progress = on_progress
+        self._sync_at = 0.0
         self._done_bytes = 0
         # Until the headers tell which part is needed: nobody is shown a share that shrinks.
         self._total_bytes = partial.manifest.total_bytes
@@ -85,6 +90,9 @@ class _Haulage:
         self._done_bytes += len(data)
 
     def _say(self) -> None:
+        if time.monotonic() >= self._sync_at:
+            self._partial.sync()
+            self._sync_at = time.monotonic() + SYNC_EVERY_S
         note = f"from {', '.join(self._peers.names) or 'nobody yet'}"
         self._on_progress(Progress(STAGE, self._done_bytes, self._total_bytes, note))
 

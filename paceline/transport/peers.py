@@ -24,7 +24,9 @@ from paceline.transport.sockets import (
     Socket,
     bound,
     connect,
+    ipc_path,
     made,
+    mind,
     unlock,
 )
 from paceline.types.errors import CheckpointError, TransportError
@@ -46,6 +48,10 @@ OnTurn = Callable[[], None]
 log = structlog.get_logger(__name__)
 
 _encoder = msgspec.msgpack.Encoder()
+
+
+class _Unfit(Exception):
+    """The peer is not to be asked any more; the message says why."""
 
 
 class Peers:
@@ -103,7 +109,7 @@ class Peers:
         while self.manifest is None:
             on_turn()
             self._turn(_refuse)
-            if not self._is_hopeful():
+            if self.manifest is None and not self._is_hopeful():
                 raise NobodyGives(self._why_none())
         return self.manifest
 
@@ -125,6 +131,8 @@ class Peers:
                 bound(socket, messages=MESSAGES, message_bytes=MAX_ANSWER_BYTES)
                 # A question may be handed over before the handshake is done.
                 socket.immediate = False
+                if ipc_path(source.depot.address) is None:
+                    mind(socket)
                 unlock(socket, keys, source.depot.public_key)
                 connect(socket, source.depot.address)
         except TransportError as error:
@@ -158,7 +166,7 @@ class Peers:
                 return
             try:
                 self._take(peer, parts, keep)
-            except (*UNREADABLE, WrongBytes) as error:
+            except (*UNREADABLE, WrongBytes, _Unfit) as error:
                 self._strike(peer, str(error))
                 return
 
@@ -169,7 +177,7 @@ class Peers:
             case Shown(digest=self.digest) if answer.manifest:
                 self._learn(peer, answer, now)
             case Shown(digest=self.digest):
-                self._strike(peer, "it has nothing of the checkpoint")
+                raise _Unfit("it has nothing of the checkpoint")
             case Given(self.digest, file, chunk) if len(parts) == 2:
                 self.got_bytes += len(parts[1])
                 if self._haul.wants((file, chunk)):
@@ -178,15 +186,14 @@ class Peers:
             case Given(self.digest, file, chunk):
                 self._haul.lacks(peer, (file, chunk), now)
             case _:
-                raise WrongBytes("it answers what it was not asked")
+                raise _Unfit("it answers what it was not asked")
 
     def _learn(self, peer: str, shown: Shown, now: float) -> None:
         if self.manifest is None:
             try:
                 self.manifest = trusted_manifest(shown.manifest, self.digest)
             except CheckpointError as error:
-                self._strike(peer, str(error))
-                return
+                raise _Unfit(str(error)) from error
             largest = max((file.chunk_bytes for file in self.manifest.files), default=0)
             self._haul.patience_s = self._silence_s + largest / LEAST_BYTES_PER_S
         self._haul.enter(peer, shown.held, now)
@@ -205,10 +212,10 @@ class Peers:
         return bool(unheard) and self._clock() - self._asked_at < SHOW_S
 
     def _why_none(self) -> str:
-        silent = set(self._sockets) - set(self._haul.peers)
-        reasons = [f"{peer}: {why}" for peer, why in self._haul.gone.items()]
-        reasons += [f"{peer}: it does not answer" for peer in sorted(silent - set(self._haul.gone))]
-        return "; ".join(reasons) or "no node has it"
+        said = {peer: "it does not answer" for peer in self._sockets}
+        said |= {peer: "it has not all of them" for peer in self._haul.peers}
+        said |= self._haul.gone
+        return "; ".join(f"{peer}: {why}" for peer, why in sorted(said.items()))
 
 
 def _refuse(file: int, chunk: int, data: bytes) -> None:

@@ -61,6 +61,8 @@ class NodeFacts(msgspec.Struct, frozen=True, kw_only=True):
     depot: DepotOffer | None = None
     checkpoints: tuple[HeldCheckpoint, ...] = ()
     """What its depot gives; bounded."""
+    given_bytes: int = 0
+    """Of chunks, to other nodes, since its start."""
 
 
 class LinkOffer(msgspec.Struct, frozen=True, kw_only=True):

@@ -187,6 +187,7 @@ class Supervisor:
             leaving=self._leave_until is not None,
             depot=self._depot.offer,
             checkpoints=self._depot.checkpoints,
+            given_bytes=self._depot.given_bytes,
         )
 
     def _start(self, runner_id: RunnerId) -> Child:
