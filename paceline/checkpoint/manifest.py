@@ -23,6 +23,9 @@ from paceline.checkpoint.progress import OnProgress, Progress, silent
 from paceline.types.errors import CheckpointError
 
 MANIFEST_NAME = "paceline.json"
+RECORD_NAME = "held.log"
+"""Beside the manifest of a checkpoint that is only partly there (see `partial.py`)."""
+
 _READ_BYTES = 4 << 20
 
 
@@ -151,5 +154,6 @@ def trusted_manifest(encoded: bytes, digest: str) -> Manifest:
 
 def _is_sound(file: StoredFile) -> bool:
     """It cannot leave its directory, nor take the place of what is ours there."""
-    plain = file.name == Path(file.name).name and not file.name.startswith((".", MANIFEST_NAME))
-    return bool(file.name) and plain and file.size >= 0 and file.has_hashes
+    plain = file.name == Path(file.name).name and not file.name.startswith(".")
+    ours = file.name in (MANIFEST_NAME, RECORD_NAME)
+    return bool(file.name) and plain and not ours and file.size >= 0 and file.has_hashes

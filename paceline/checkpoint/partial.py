@@ -19,13 +19,13 @@ from types import TracebackType
 from paceline.checkpoint.chunks import Range, chunk_hash, covering, merged
 from paceline.checkpoint.manifest import (
     MANIFEST_NAME,
+    RECORD_NAME,
     Manifest,
     read_manifest,
     write_manifest,
 )
 from paceline.types.errors import CheckpointError
 
-RECORD_NAME = ".held"
 SYNC_BYTES = 16 << 20
 """What may have to be fetched again after a crash."""
 
@@ -168,10 +168,10 @@ def chunks_bytes(manifest: Manifest, chunks: Iterable[tuple[int, int]]) -> int:
 
 def _lay_out(directory: Path, manifest: Manifest) -> None:
     """The manifest comes last: where it is, the record and the files are."""
-    if (directory / MANIFEST_NAME).is_file():
-        return
     directory.mkdir(parents=True, exist_ok=True)
     (directory / RECORD_NAME).touch()
+    if (directory / MANIFEST_NAME).is_file():
+        return
     for file in manifest.files:
         _make_sparse(directory / file.name, file.size)
     _sync(directory)

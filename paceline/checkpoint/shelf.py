@@ -7,8 +7,8 @@ from pathlib import Path
 
 import msgspec
 
-from paceline.checkpoint.manifest import MANIFEST_NAME, Manifest, read_manifest
-from paceline.checkpoint.partial import RECORD_NAME, Chunks, Held, is_whole, whole
+from paceline.checkpoint.manifest import MANIFEST_NAME, RECORD_NAME, Manifest, read_manifest
+from paceline.checkpoint.partial import Chunks, held, is_whole, whole
 from paceline.checkpoint.store import Store
 from paceline.types.errors import CheckpointError
 from paceline.types.weights import HeldCheckpoint
@@ -74,11 +74,11 @@ class Shelf:
             manifest = read_manifest(directory)
             if not manifest.has_hashes:
                 return None
-            is_partial = (directory / RECORD_NAME).is_file()
-            held = Held(directory, manifest).chunks if is_partial else whole(manifest)
+            part = held(directory)
         except CheckpointError:
             return None
-        return _Kept(directory, version, manifest, held)
+        there = whole(manifest) if part is None else part.chunks
+        return _Kept(directory, version, manifest, there)
 
 
 def _mtime(path: Path) -> int:

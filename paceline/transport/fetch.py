@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
+import structlog
 
 from paceline.checkpoint.manifest import MANIFEST_NAME, read_manifest
 from paceline.checkpoint.partial import DiskFull, Partial, chunks_bytes
@@ -17,6 +18,7 @@ from paceline.checkpoint.wanted import Step
 from paceline.transport.errors import NobodyGives
 from paceline.transport.keys import KeyPair
 from paceline.transport.peers import Peers
+from paceline.types.errors import CheckpointError
 from paceline.types.weights import Source
 
 SPARE_BYTES = 256 << 20
@@ -27,6 +29,8 @@ SYNC_EVERY_S = 2.0
 
 STAGE = "peers"
 SOURCE_WORDS = "nodes of the cluster"
+
+log = structlog.get_logger(__name__)
 
 
 def fetch_checkpoint(
@@ -48,7 +52,7 @@ def fetch_checkpoint(
     if whole is not None:
         return whole
     directory = store.partial(digest)
-    if (directory / MANIFEST_NAME).is_file() and _has_all(directory, steps):
+    if _has_all(directory, steps):
         return directory
     if not sources:
         raise NobodyGives(f"no node of this cluster gives {model}")
@@ -98,9 +102,17 @@ class _Haulage:
 
 
 def _has_all(directory: Path, steps: Sequence[Step]) -> bool:
-    manifest = read_manifest(directory)
-    with Partial(directory, manifest) as partial:
-        return not any(any(partial.missing(step(directory, manifest))) for step in steps)
+    """What cannot be read any more is removed, and so fetched again."""
+    if not (directory / MANIFEST_NAME).is_file():
+        return False
+    try:
+        manifest = read_manifest(directory)
+        with Partial(directory, manifest) as partial:
+            return not any(any(partial.missing(step(directory, manifest))) for step in steps)
+    except CheckpointError as error:
+        log.warning("what was fetched is damaged", directory=str(directory), reason=str(error))
+        shutil.rmtree(directory, ignore_errors=True)
+        return False
 
 
 def _check_room(directory: Path, coming_bytes: int) -> None:

@@ -33,10 +33,10 @@ from paceline.types.errors import CheckpointError, TransportError
 from paceline.types.weights import Source
 
 SHOW_S = 5.0
-"""What the peers have to say in what they hold."""
-LEAST_BYTES_PER_S = 512 << 10
+"""How long is waited for the first word of a peer while nobody else has what is wanted."""
 SILENCE_S = 5.0
-"""How long a peer that was asked may say nothing, beside what a chunk takes at this pace."""
+LEAST_BYTES_PER_S = 512 << 10
+"""How long a peer that was asked may say nothing: so long, and what a chunk takes at this pace."""
 TURN_MS = 100
 MAX_ANSWER_BYTES = 64 << 20
 
@@ -71,8 +71,6 @@ class Peers:
         self.digest = digest
         self.manifest: Manifest | None = None
         """Once a peer has shown the right one."""
-        self.got_bytes = 0
-        """Of chunks, also those that were of no use."""
         self._haul = Haul(silence_s + MOST_BYTES / LEAST_BYTES_PER_S)
         self._silence_s = silence_s
         self._clock = clock
@@ -179,7 +177,6 @@ class Peers:
             case Shown(digest=self.digest):
                 raise _Unfit("it has nothing of the checkpoint")
             case Given(self.digest, file, chunk) if len(parts) == 2:
-                self.got_bytes += len(parts[1])
                 if self._haul.wants((file, chunk)):
                     keep(file, chunk, parts[1])
                 self._haul.came(peer, (file, chunk), now)

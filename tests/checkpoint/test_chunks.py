@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -31,7 +33,7 @@ def test_merged_ranges_hold_the_same_numbers_in_as_few_pieces_as_can_be(given_ra
     found = merged(given_ranges)
     assert members(found) == members(given_ranges)
     assert all(start < stop for start, stop in found)
-    assert all(one[1] < other[0] for one, other in zip(found, found[1:], strict=False))
+    assert all(one[1] < other[0] for one, other in itertools.pairwise(found))
 
 
 @given(ranges, st.integers(1, 50))

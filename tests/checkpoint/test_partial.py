@@ -4,7 +4,9 @@ nothing else is ever read."""
 from __future__ import annotations
 
 import errno
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +20,9 @@ from hypothesis import strategies as st
 from paceline.checkpoint import partial as module
 from paceline.checkpoint.chunks import chunk_hash
 from paceline.checkpoint.facts import Checkpoint
+from paceline.checkpoint.import_dir import import_dir
 from paceline.checkpoint.manifest import (
+    RECORD_NAME,
     Manifest,
     StoredFile,
     content_digest,
@@ -26,7 +30,6 @@ from paceline.checkpoint.manifest import (
     trusted_manifest,
 )
 from paceline.checkpoint.partial import (
-    RECORD_NAME,
     DiskFull,
     Held,
     Partial,
@@ -34,6 +37,7 @@ from paceline.checkpoint.partial import (
     is_whole,
     whole,
 )
+from paceline.checkpoint.shelf import Shelf
 from paceline.checkpoint.store import Store
 from paceline.checkpoint.wanted import shard_steps
 from paceline.engine.stage import Stage
@@ -162,9 +166,10 @@ def test_a_full_disk_says_so_and_keeps_what_came(tmp_path, manifest, monkeypatch
 
     with Partial(tmp_path / "p", manifest) as partial:
         partial.keep(0, 0, piece(0))
-        with monkeypatch.context() as patch, pytest.raises(DiskFull, match="disk is full"):
+        with monkeypatch.context() as patch:
             patch.setattr(module.os, "pwrite", no_room)
-            partial.keep(0, 1, piece(1))
+            with pytest.raises(DiskFull, match="disk is full"):
+                partial.keep(0, 1, piece(1))
     assert Held(tmp_path / "p", manifest).chunks == {0: ((0, 1),)}
 
 
@@ -178,7 +183,7 @@ def test_a_strangers_manifest_is_taken_only_if_it_is_the_one(manifest):
             trusted_manifest(wrong, manifest.digest)
 
 
-@pytest.mark.parametrize("name", ["../a", "/etc/passwd", ".held", "paceline.json", "", "a/b", "."])
+@pytest.mark.parametrize("name", ["../a", "/etc/passwd", ".x", "held.log", "paceline.json", "", "a/b", "."])
 def test_no_manifest_leads_out_of_its_directory(name):
     files = (cut(name, DATA),)
     evil = Manifest(name="m", source="s", files=files, digest=content_digest(files))
@@ -237,6 +242,25 @@ def test_a_part_is_never_taken_for_more_than_it_is(small, tmp_path):
     for dtype in ("float32", "int8"):
         with pytest.raises(CheckpointError, match="fetch the shard"):
             Stage.load(target, shard(0, LAYERS), dtype=dtype, kv_pages=1)
+
+
+def test_a_part_cannot_be_imported_as_a_checkpoint(small, tmp_path):
+    part_of(small, tmp_path / "part", shard(0, 1))
+    with pytest.raises(CheckpointError, match="with holes"):
+        import_dir(tmp_path / "part", Store(tmp_path), "mine")
+
+
+def test_what_was_stored_before_chunks_had_hashes_can_be_used_and_not_given(small, tmp_path):
+    store = Store(tmp_path)
+    shutil.copytree(small, tmp_path / "models" / "old")
+    files = [{"name": "config.json", "size": 499, "sha256": "0" * 64}]
+    old = {"name": "old", "source": "long ago", "files": files, "digest": "1" * 64}
+    (tmp_path / "models" / "old" / "paceline.json").write_text(json.dumps(old))
+    assert store.whole("old", "1" * 64) == tmp_path / "models" / "old"
+    Stage.load(store.path("old"), shard(0, 1), dtype="float32", kv_pages=1)
+    assert Shelf(store).look() == ()
+    shutil.copytree(small, tmp_path / "models" / "small")
+    assert [held.is_whole for held in Shelf(store).look()] == [True]
 
 
 def test_the_store_never_shows_a_part_as_a_whole(small, tmp_path):

@@ -12,6 +12,7 @@ import zmq
 
 from paceline.checkpoint import Store
 from paceline.checkpoint.facts import shard_bytes
+from paceline.checkpoint.manifest import describe, write_manifest
 from paceline.runner.pulse import Pulse
 from paceline.runner.supply import SAY_EVERY_S, Supply
 from paceline.types.errors import CheckpointError
@@ -77,8 +78,6 @@ def test_another_content_under_the_name_is_not_the_model(home, tmp_path):
     """Ranks with other weights would give nonsense, and nobody would see why."""
     other = write_small(tmp_path / "models")
     (other / "config.json").write_text((other / "config.json").read_text() + "\n")
-    from paceline.checkpoint.manifest import describe, write_manifest
-
     write_manifest(other, describe(other, SMALL, "another"))
     supply = Supply(Store(tmp_path), MEMBER)
     with pytest.raises(CheckpointError, match="another small than the cluster's"):
@@ -91,7 +90,6 @@ def test_the_clusters_content_is_fetched_beside_another_of_its_name(home, nodes,
     shutil.copytree(home / "models" / SMALL, tmp_path / "models" / SMALL)
     source, _ = nodes.open(Asked)
     task = fetch(home, source)
-    (home / "models" / SMALL / "paceline.json").touch()
     mine = tmp_path / "models" / SMALL / "paceline.json"
     mine.write_text(mine.read_text().replace(task.digest, "0" * 64))
     directory = Supply(Store(tmp_path), MEMBER).bring(task, lambda *_: None, lambda: None)

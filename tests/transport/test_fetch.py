@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,18 +16,15 @@ import zmq
 from paceline.checkpoint import Store
 from paceline.checkpoint.facts import shard_tensors
 from paceline.checkpoint.manifest import Manifest
-from paceline.checkpoint.partial import Chunks, DiskFull, Held, is_whole
+from paceline.checkpoint.partial import DiskFull, Held, is_whole
 from paceline.checkpoint.progress import Progress, silent
-from paceline.checkpoint.shelf import Shelf
 from paceline.checkpoint.tensors import TensorFiles
 from paceline.checkpoint.wanted import checkpoint_steps, shard_steps, text_steps
 from paceline.transport import fetch as module
-from paceline.transport.depot import Depot
 from paceline.transport.errors import NobodyGives
 from paceline.transport.fetch import fetch_checkpoint
 from paceline.transport.keys import KeyPair
 from paceline.types.model import Shard
-from paceline.types.weights import Source
 from tests.support.depots import MEMBER, Asked, Forger, Forgetful, Liar, Mute, Nodes, Slow
 from tests.support.small import LAYERS, SMALL, write_small
 
@@ -201,6 +198,15 @@ def test_what_was_broken_off_goes_on_where_it_was(get, nodes, home):
     same(get(source), home)
     # What was on its way when it was broken off, and no more.
     assert len(first & set(shelf.chunks)) <= 8
+
+
+def test_a_part_that_was_damaged_on_the_disk_is_fetched_again(get, nodes, home):
+    source, shelf = nodes.open()
+    directory = get(source)
+    (directory / "model.safetensors").unlink()
+    shelf.chunks.clear()
+    same(get(source), home)
+    assert shelf.chunks
 
 
 CHILD = """
