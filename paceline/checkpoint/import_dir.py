@@ -59,7 +59,7 @@ def checked_files(directory: Path) -> list[Path]:
         )
     if held(directory) is not None:
         raise CheckpointError(
-            f"{directory}: it is only what a node has fetched of a checkpoint, with holes where the "
+            f"{directory}: it is what a node has fetched of a checkpoint, with holes where the "
             "rest belongs; import the whole from where that is"
         )
     if not any(directory.glob("*.safetensors")) and any(directory.glob("pytorch_model*.bin")):

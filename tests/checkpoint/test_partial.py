@@ -183,7 +183,9 @@ def test_a_strangers_manifest_is_taken_only_if_it_is_the_one(manifest):
             trusted_manifest(wrong, manifest.digest)
 
 
-@pytest.mark.parametrize("name", ["../a", "/etc/passwd", ".x", "held.log", "paceline.json", "", "a/b", "."])
+@pytest.mark.parametrize(
+    "name", ["../a", "/etc/passwd", ".x", "held.log", "paceline.json", "", "a/b", "."]
+)
 def test_no_manifest_leads_out_of_its_directory(name):
     files = (cut(name, DATA),)
     evil = Manifest(name="m", source="s", files=files, digest=content_digest(files))
