@@ -9,17 +9,21 @@ import sys
 import threading
 from pathlib import Path
 
+from paceline.checkpoint.store import Store
 from paceline.gateway.app import Gateway
 from paceline.gateway.driver import FrontLink
+from paceline.gateway.library import Library
 from paceline.gateway.server import Server, listen
 from paceline.gateway.settings import Settings
+from paceline.gateway.texts import bring_texts
 from paceline.process.child import install_stop_signals, watch_parent
 from paceline.process.home import Home
 from paceline.process.logs import configure, get_logger
-from paceline.process.runtime import ipc_address
+from paceline.process.runtime import control_address
 from paceline.transport.control_async import AsyncControlClient
 from paceline.transport.front import AsyncFrontClient
 from paceline.transport.keys import KeyPair
+from paceline.transport.membership import Membership
 from paceline.types.control import Route
 from paceline.types.errors import InvalidRequest, PacelineError
 from paceline.types.facts import DriverLink, GatewayFacts
@@ -79,10 +83,13 @@ async def _serve(
             links=links,
         )
 
-    address = ipc_address(options.runtime, "control")
-    async with AsyncControlClient(address, f"gateway:{gateway_id}") as control:
+    membership = Membership.of(home)
+    address = options.control or control_address(options.runtime)
+    async with AsyncControlClient(address, f"gateway:{gateway_id}", membership) as control:
+        store = Store(options.store or home.path)
+        library = Library(store, bring_texts(store, membership.member))
         gateway = Gateway(
-            control=control, dial=dial, facts=facts, home=home.path, settings=settings
+            control=control, dial=dial, facts=facts, library=library, settings=settings
         )
         server = Server(gateway)
         stopping = asyncio.create_task(_stop_with(server, stop))
@@ -103,7 +110,9 @@ async def _stop_with(server: Server, stop: threading.Event) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m paceline.gateway", description=__doc__)
     parser.add_argument("--home", type=Path, required=True)
+    parser.add_argument("--store", type=Path, help="the home of checkpoints, if not --home")
     parser.add_argument("--runtime", type=Path, required=True)
+    parser.add_argument("--control", help="the controller's address, where it is elsewhere")
     parser.add_argument("--cluster-id", required=True)
     parser.add_argument("--timing", type=read_timing, default=DEFAULT_TIMING, help="JSON")
     parser.add_argument("--host", default="127.0.0.1")

@@ -6,11 +6,13 @@ import argparse
 import faulthandler
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from paceline.process.child import install_stop_signals, watch_parent
 from paceline.process.home import Home
 from paceline.process.logs import configure
+from paceline.process.runtime import control_address
 from paceline.types.timing import DEFAULT_TIMING
 
 if TYPE_CHECKING:
@@ -57,9 +59,12 @@ def main() -> None:
 def _serve(options: argparse.Namespace, home: Home, stopper: Stopper) -> None:
     import torch
 
+    from paceline.checkpoint import Store
     from paceline.runner.process import Identity, Runner
+    from paceline.runner.supply import Supply
     from paceline.runner.worker import Worker
     from paceline.transport.control import ControlClient
+    from paceline.transport.membership import Membership
     from paceline.types.control import ToRunner
 
     torch.set_num_threads(options.threads)
@@ -70,10 +75,15 @@ def _serve(options: argparse.Namespace, home: Home, stopper: Stopper) -> None:
         cluster_id=options.cluster_id,
         pid=os.getpid(),
     )
-    address = f"ipc://{options.runtime}/control"
+    name = f"runner:{options.runner_id}"
+    address = options.control or control_address(options.runtime)
+    membership = Membership.of(home)
     worker = Worker()
-    with ControlClient[ToRunner](address, f"runner:{options.runner_id}", ToRunner) as control:
-        runner = Runner(identity, home, control, worker, grace_s=options.grace, beat_s=options.beat)
+    supply = Supply(Store(options.store or home.path), membership.member)
+    with ControlClient[ToRunner](address, name, ToRunner, membership) as control:
+        runner = Runner(
+            identity, home, control, worker, supply, grace_s=options.grace, beat_s=options.beat
+        )
         stopper.runner = runner
         if not stopper.asked:
             runner.run()
@@ -82,8 +92,11 @@ def _serve(options: argparse.Namespace, home: Home, stopper: Stopper) -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m paceline.runner", description=__doc__)
-    for name in ("--home", "--runtime", "--cluster-id", "--node", "--incarnation", "--runner-id"):
+    parser.add_argument("--runtime", type=Path, required=True)
+    for name in ("--home", "--cluster-id", "--node", "--incarnation", "--runner-id"):
         parser.add_argument(name, required=True)
+    parser.add_argument("--store", type=Path, help="where checkpoints lie; the home by default")
+    parser.add_argument("--control", help="the controller's address, where it is elsewhere")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument(
         "--grace",

@@ -28,6 +28,7 @@ from paceline.runner.line import Line
 from paceline.runner.mailbox import Mailbox
 from paceline.runner.pulse import Pulse
 from paceline.runner.rank import Rank
+from paceline.runner.supply import Report, Supply
 from paceline.runner.worker import Worker
 from paceline.transport.control import ControlClient, Malformed
 from paceline.types.control import Assign, RunnerBeat, ToRunner
@@ -67,14 +68,15 @@ class Runner:
         home: Home,
         control: ControlClient[ToRunner],
         worker: Worker,
+        supply: Supply,
         clock: Callable[[], float] = time.monotonic,
         *,
         grace_s: float = DEFAULT_TIMING.task_grace_s,
         beat_s: float = DEFAULT_TIMING.beat_s,
     ) -> None:
         self._identity = identity
-        self._home = home
         self._runtime = home.runtime()
+        self._supply = supply
         self._control = control
         self._worker = worker
         self._clock = clock
@@ -209,7 +211,9 @@ class Runner:
 
     def _fetch(self, task: Fetch) -> None:
         report = self._reporter(task.task_id)
-        self._submit(task, lambda: fetch(self._home, task, report), RunnerEvent.FETCH_DONE)
+        self._submit(
+            task, lambda: fetch(self._supply, task, report, self._pulse), RunnerEvent.FETCH_DONE
+        )
 
     def _load(self, task: Load) -> None:
         self._leave_line("another shard is loaded")
@@ -220,7 +224,7 @@ class Runner:
             self._loaded, self._seat_task = loaded, task
 
         self._submit(
-            task, lambda: load(self._home, task, report, self._pulse), RunnerEvent.LOAD_DONE, keep
+            task, lambda: load(self._supply, task, report, self._pulse), RunnerEvent.LOAD_DONE, keep
         )
 
     def _submit(
@@ -242,14 +246,13 @@ class Runner:
 
         self._worker.submit(work, then)
 
-    def _reporter(self, task_id: TaskId) -> Callable[[int, int], None]:
+    def _reporter(self, task_id: TaskId) -> Report:
         """For the compute thread: how far a task is. Raises to end a task that is not wanted."""
 
-        def report(done: int, total: int) -> None:
+        def report(share: float, words: str) -> None:
             if self._stop or not self._mailbox.is_in_hand(task_id):
                 raise Unavailable("the task is not wanted any more")
-            share = done / total if total else 0.0
-            self._worker.post(lambda: self._mailbox.progress(task_id, share))
+            self._worker.post(lambda: self._mailbox.progress(task_id, share, words))
 
         return report
 

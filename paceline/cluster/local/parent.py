@@ -24,6 +24,7 @@ from paceline.process.home import Home, RunInfo
 from paceline.process.logs import get_logger
 from paceline.process.memory import machine_memory
 from paceline.process.runtime import remove_sockets, sweep_sockets
+from paceline.transport.membership import Membership
 
 TICK_S = 0.05
 PROBE_EVERY_S = 0.2
@@ -53,6 +54,7 @@ def run_parent(options: UpOptions, on_status: OnStatus) -> int:
     share = node_share(options, machine_memory(), usable_cpus())
     with home.lock(), held_port(options.host, options.port) as port:
         cluster_id, runtime = home.cluster_id(), home.runtime()
+        Membership.of_head(home)
         siblings = [
             Sibling(command, home.logs)
             for command in commands(options, home.path, runtime, cluster_id, port, share)

@@ -24,16 +24,20 @@ from pathlib import Path
 import msgspec
 import zmq
 
+from paceline.checkpoint.shelf import Shelf
+from paceline.checkpoint.store import Store
 from paceline.cluster.local.cluster import supervisor_identity
 from paceline.cluster.local.roster import Roster
 from paceline.process.bounded import prune
 from paceline.process.child import install_stop_signals, watch_parent
 from paceline.process.home import Home
 from paceline.process.logs import configure, get_logger
-from paceline.process.runtime import ipc_address
+from paceline.process.runtime import control_address
 from paceline.process.spawn import Child
 from paceline.transport.control import ControlClient
+from paceline.transport.depot import Depot
 from paceline.transport.keys import KeyPair
+from paceline.transport.membership import Membership
 from paceline.transport.probe import Echo, Sounder
 from paceline.types.control import Kill, Launch, NodeBeat, Peers, Reserve, ToSupervisor
 from paceline.types.facts import NodeFacts
@@ -63,6 +67,8 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     threads: int
     blanks: int
     timing: Timing
+    store: Path
+    """The home of its checkpoints."""
     runner: tuple[str, ...]
     """The program of a runner; its options are appended."""
 
@@ -74,6 +80,7 @@ class Supervisor:
         self,
         settings: NodeSettings,
         control: ControlClient[ToSupervisor],
+        member: KeyPair,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
@@ -90,6 +97,9 @@ class Supervisor:
         keys = KeyPair.fresh()
         self._echo = Echo.open(keys, directory=settings.runtime)
         self._sounder = Sounder(settings.node, keys)
+        self._depot = Depot.open(
+            keys, [member.public], Shelf(Store(settings.store)), directory=settings.runtime
+        )
         self._started_at = time.time()
         self._stopping = ""
         self._leave_until: float | None = None
@@ -127,6 +137,7 @@ class Supervisor:
                 next_beat = self._clock() + self._settings.timing.beat_s
         self._echo.close()
         self._sounder.close()
+        self._depot.close()
 
     def _leave_if_empty(self) -> None:
         if self._leave_until is None or self._stopping:
@@ -174,6 +185,9 @@ class Supervisor:
             exits=self._roster.exits,
             term=self._roster.term,
             leaving=self._leave_until is not None,
+            depot=self._depot.offer,
+            checkpoints=self._depot.checkpoints,
+            given_bytes=self._depot.given_bytes,
         )
 
     def _start(self, runner_id: RunnerId) -> Child:
@@ -181,6 +195,7 @@ class Supervisor:
         prune(self._home.logs, "runner-*", RUNNER_LOGS_KEPT)
         options = {
             "--home": settings.home,
+            "--store": settings.store,
             "--runtime": settings.runtime,
             "--cluster-id": settings.cluster_id,
             "--node": settings.node,
@@ -204,11 +219,12 @@ _ASKS = {signal.SIGTERM: Supervisor.leave, signal.SIGINT: Supervisor.stop}
 def main() -> None:
     settings = _settings()
     name = supervisor_identity(settings.node, settings.incarnation)
-    log_file = Home(settings.home).log_file("node", settings.node)
+    home = Home(settings.home)
+    log_file = home.log_file("node", settings.node)
     configure("node", settings.node, log_file, node=settings.node, incarnation=settings.incarnation)
-    address = ipc_address(settings.runtime, "control")
-    with ControlClient[ToSupervisor](address, name, ToSupervisor) as control:
-        supervisor = Supervisor(settings, control)
+    address, membership = control_address(settings.runtime), Membership.of(home)
+    with ControlClient[ToSupervisor](address, name, ToSupervisor, membership) as control:
+        supervisor = Supervisor(settings, control, membership.member)
         watch_parent(lambda: supervisor.stop("the parent is gone"), grace_s=STOP_WITHIN_S)
         install_stop_signals(
             lambda number: _ASKS[number](supervisor, f"the node got {number.name}")
@@ -224,6 +240,7 @@ def _settings() -> NodeSettings:
     )
     parser.add_argument("--home", type=Path, required=True)
     parser.add_argument("--runtime", type=Path, required=True)
+    parser.add_argument("--store", type=Path, help="the home of its checkpoints, if not --home")
     parser.add_argument("--cluster-id", required=True)
     parser.add_argument("--node", required=True)
     parser.add_argument("--memory", type=int, required=True, help="bytes offered to runners")
@@ -242,6 +259,7 @@ def _settings() -> NodeSettings:
         threads=given.threads,
         blanks=given.blanks,
         timing=given.timing,
+        store=given.store or given.home,
         runner=tuple(shlex.split(given.runner)),
     )
 
