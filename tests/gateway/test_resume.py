@@ -128,7 +128,7 @@ async def test_a_driver_says_that_it_closes(short: Path) -> None:
         driver.closing_at = 10
         asking = asyncio.create_task(streamed(r))
         async with asyncio.timeout(10):
-            while await r.metric('stream_resubmissions_total{reason="closing"}') < 1:
+            while await r.metric('stream_resubmissions_total{reason="closing"}') < 1:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         second = await next_epoch(r)
         assert (await asking)["text"] == TEXT
