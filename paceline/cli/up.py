@@ -14,8 +14,9 @@ import psutil
 from paceline.cli import show
 from paceline.cli.api import Api
 from paceline.cli.models import ensure_model
-from paceline.cluster.local.options import UpOptions, UpStatus
-from paceline.cluster.local.parent import run_parent
+from paceline.cluster.local.options import UpOptions
+from paceline.cluster.local.up import run_local
+from paceline.cluster.parent.status import UpStatus
 from paceline.process.home import Home
 from paceline.process.logs import configure
 from paceline.types.errors import DeadlineExceeded, PacelineError
@@ -50,7 +51,7 @@ def up(options: UpOptions, models: Sequence[str], api_key: str | None) -> int:
             told.clear()
             show.out.print("stopping …")
 
-    return run_parent(options, on_status)
+    return run_local(options, on_status)
 
 
 def _attend(api: Api, models: Sequence[str]) -> None:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from paceline.cluster.local.cluster import LocalCluster
+from paceline.cluster.agents import AgentCluster
 from paceline.controller.controller import Controller, open_book
 from paceline.controller.events import EventLog
 from paceline.controller.models import Models
@@ -55,7 +55,7 @@ def run(
             store,
             models,
             events,
-            LocalCluster(server.send),
+            AgentCluster(server.send),
             server.send,
             time.monotonic,
             timing,

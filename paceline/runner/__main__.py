@@ -32,7 +32,7 @@ class Stopper:
             self.runner.stop()
 
 
-def main() -> None:
+def main() -> int:
     # What native code cannot survive is told where it happened, as this process's last words.
     faulthandler.enable(all_threads=False)
     stopper = Stopper()
@@ -50,8 +50,7 @@ def main() -> None:
     )
     _serve(options, home, stopper)
     sys.stdout.flush()
-    # A job may still be deep inside torch; nothing of it is worth waiting for.
-    os._exit(0)
+    return 0
 
 
 def _serve(options: argparse.Namespace, home: Home, stopper: Stopper) -> None:
@@ -70,10 +69,18 @@ def _serve(options: argparse.Namespace, home: Home, stopper: Stopper) -> None:
         cluster_id=options.cluster_id,
         pid=os.getpid(),
     )
-    address = f"ipc://{options.runtime}/control"
+    address = options.control or f"ipc://{options.runtime}/control"
     worker = Worker()
     with ControlClient[ToRunner](address, f"runner:{options.runner_id}", ToRunner) as control:
-        runner = Runner(identity, home, control, worker, grace_s=options.grace, beat_s=options.beat)
+        runner = Runner(
+            identity,
+            home,
+            control,
+            worker,
+            grace_s=options.grace,
+            beat_s=options.beat,
+            host=options.host,
+        )
         stopper.runner = runner
         if not stopper.asked:
             runner.run()
@@ -84,6 +91,8 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m paceline.runner", description=__doc__)
     for name in ("--home", "--runtime", "--cluster-id", "--node", "--incarnation", "--runner-id"):
         parser.add_argument(name, required=True)
+    parser.add_argument("--control", help="the controller's address, where it is elsewhere")
+    parser.add_argument("--host", help="address of this machine for the other ranks")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument(
         "--grace",
@@ -98,4 +107,5 @@ def _options() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    main()
+    # A job may still be deep inside torch; nothing of it is worth waiting for.
+    os._exit(main())

@@ -9,8 +9,8 @@ from typing import Protocol
 import psutil
 import pytest
 
+from paceline.cluster.agents import AgentCluster
 from paceline.cluster.base import Cluster
-from paceline.cluster.local.cluster import LocalCluster
 from paceline.process.home import Home
 from paceline.process.spawn import Child
 from paceline.transport.control import ControlServer
@@ -64,7 +64,7 @@ class LocalHarness:
     def __init__(self, home: Path, runtime: Path) -> None:
         self._home, self._runtime = home, runtime
         self._control = ControlServer(f"ipc://{runtime}/control")
-        self.cluster: Cluster = LocalCluster(self._control.send)
+        self.cluster: Cluster = AgentCluster(self._control.send)
         self._newest: NodeFacts | None = None
         self.supervisor: Child | None = None
 

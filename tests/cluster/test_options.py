@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from paceline.cluster.local.options import UpOptions, check, commands, node_share
-from paceline.cluster.local.port import url_of
+from paceline.cluster.parent.port import url_of
 from paceline.process.memory import MachineMemory
 from paceline.types.errors import InvalidRequest
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, cast
 
-from paceline.cluster.local.cluster import supervisor_identity
-from paceline.cluster.local.roster import Roster
-from paceline.cluster.local.supervisor import LEAVE_S
+from paceline.cluster.agents import agent_identity
+from paceline.cluster.node.agent import LEAVE_S
+from paceline.cluster.node.roster import Roster
 from paceline.process.spawn import Child
 from paceline.transport.probe import BAD_AFTER, EVERY_S, GIVE_UP_S, NEVER_AFTER
 from paceline.types.control import Kill, Launch, NodeBeat, Peers, Reserve
@@ -70,7 +70,7 @@ class SimNode:
 
     @property
     def identity(self) -> str:
-        return supervisor_identity(self.name, self.incarnation)
+        return agent_identity(self.name, self.incarnation)
 
     def boot(self) -> None:
         """A new incarnation; one that is up already stays as it is."""

@@ -1,4 +1,4 @@
-"""What a local cluster is started with, and what it says of itself."""
+"""What a local cluster is started with."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from paceline.cluster.parent.status import Command
 from paceline.process.memory import MachineMemory
 from paceline.types.errors import InvalidRequest
 from paceline.types.policy import DEFAULT_TIERS, Tier, check_tiers
@@ -57,39 +58,6 @@ class NodeShare(msgspec.Struct, frozen=True):
 
     memory_bytes: int
     threads: int
-
-
-class Command(msgspec.Struct, frozen=True, kw_only=True):
-    """A child that the parent keeps alive."""
-
-    role: str
-    """controller, gateway or node"""
-    name: str
-    argv: tuple[str, ...]
-    env: dict[str, str] = {}
-    """Added to ours."""
-
-
-class SiblingStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """One of the parent's children."""
-
-    role: str
-    name: str
-    pid: int | None
-    """None while it is down."""
-    restarts: int
-    last_end: str
-    """How it ended the last time; empty if it never did."""
-
-
-class UpStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """The parent's view of the cluster, for people."""
-
-    url: str
-    ready: bool
-    """The gateway has answered, and `run.json` says where."""
-    stopping: bool
-    siblings: tuple[SiblingStatus, ...]
 
 
 def check(options: UpOptions) -> None:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from paceline.cluster.local.options import Command, SiblingStatus
+from paceline.cluster.parent.status import Command, SiblingStatus
 from paceline.process.backoff import Backoff
 from paceline.process.exits import ChildExit
 from paceline.process.logs import get_logger

@@ -1,4 +1,4 @@
-"""The thin parent of a local cluster: controller, gateway and supervisors are its children.
+"""The thin parent: controller, gateway, agents and the like are its children.
 
 It restarts what ends, tells where the cluster answers, and takes everything down with it. No
 request, token or fact passes through it.
@@ -14,15 +14,13 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
-from paceline.cluster.local.options import UpOptions, UpStatus, check, commands, node_share
-from paceline.cluster.local.port import held_port, is_healthy, url_of
-from paceline.cluster.local.sibling import Sibling
+from paceline.cluster.parent.port import Served, is_healthy, url_of
+from paceline.cluster.parent.sibling import Sibling
+from paceline.cluster.parent.status import Command, UpStatus
 from paceline.process.bounded import prune
 from paceline.process.child import install_stop_signals, watch_parent
-from paceline.process.cpus import usable_cpus
 from paceline.process.home import Home, RunInfo
 from paceline.process.logs import get_logger
-from paceline.process.memory import machine_memory
 from paceline.process.runtime import remove_sockets, sweep_sockets
 
 TICK_S = 0.05
@@ -40,35 +38,32 @@ log = get_logger(__name__)
 OnStatus = Callable[[UpStatus], None]
 
 
-def run_parent(options: UpOptions, on_status: OnStatus) -> int:
-    """Runs a local cluster until SIGTERM, SIGINT or SIGHUP, or until our own parent is gone; then
-    ends all of it within five seconds. Returns the exit code.
+def run_parent(
+    home: Home,
+    cluster_id: str,
+    commands: Sequence[Command],
+    served: Served,
+    on_status: OnStatus,
+) -> int:
+    """Keeps the commands alive until SIGTERM, SIGINT or SIGHUP, or until our own parent is gone;
+    then ends all of them within STOP_WITHIN_S. Returns the exit code.
 
-    Call it from the main thread, with logging configured. `on_status` is called on every change.
-    Raises InvalidRequest or Unavailable, with nothing started, when it cannot be: the home is
-    held, the port is in use.
+    Call it from the main thread, under the home's lock and with logging configured. `served` is
+    where the gateway among them answers; `on_status` is called on every change.
     """
-    check(options)
-    home = Home(options.home)
-    share = node_share(options, machine_memory(), usable_cpus())
-    with home.lock(), held_port(options.host, options.port) as port:
-        cluster_id, runtime = home.cluster_id(), home.runtime()
-        siblings = [
-            Sibling(command, home.logs)
-            for command in commands(options, home.path, runtime, cluster_id, port, share)
-        ]
-        place = RunInfo(
-            url=url_of(options.host, port),
-            pid=os.getpid(),
-            cluster_id=cluster_id,
-            started_at=time.time(),
-            api_key=options.api_key,
-        )
-        probe = partial(is_healthy, options.host, port, PROBE_TIMEOUT_S)
-        parent = Parent(home, runtime, place, siblings, probe, on_status)
-        watch_parent(lambda: parent.stop("its own parent is gone"), grace_s=STOP_WITHIN_S)
-        with _stopped_by_signals(parent.stop):
-            parent.run()
+    place = RunInfo(
+        url=url_of(served.host, served.port),
+        pid=os.getpid(),
+        cluster_id=cluster_id,
+        started_at=time.time(),
+        api_key=served.api_key,
+    )
+    siblings = [Sibling(command, home.logs) for command in commands]
+    probe = partial(is_healthy, served.host, served.port, PROBE_TIMEOUT_S)
+    parent = Parent(home, home.runtime(), place, siblings, probe, on_status)
+    watch_parent(lambda: parent.stop("its own parent is gone"), grace_s=STOP_WITHIN_S)
+    with _stopped_by_signals(parent.stop):
+        parent.run()
     return 0
 
 
