@@ -16,14 +16,12 @@ from paceline.controller.store import Store
 from paceline.process.child import install_stop_signals, watch_parent
 from paceline.process.home import Home
 from paceline.process.logs import configure, get_logger
-from paceline.process.runtime import ipc_address
+from paceline.process.runtime import control_address
 from paceline.transport.control import ControlServer
+from paceline.transport.membership import Membership
 from paceline.types.errors import PacelineError
 from paceline.types.policy import DEFAULT_TIERS, Tier, read_tiers
 from paceline.types.timing import DEFAULT_TIMING, Timing, read_timing
-
-CONTROL = "control"
-"""The name of the socket in the runtime directory."""
 
 log = get_logger("controller")
 
@@ -42,13 +40,16 @@ def run(
     timing: Timing,
     tiers: Sequence[Tier],
     stopped: Stopped,
+    listen: str | None = None,
 ) -> None:
     """Until stopped. Raises PacelineError when it cannot start."""
+    membership = Membership.of(home)
     store = Store(home.store)
     events = EventLog(home.logs)
     models = Models(home.path, time.monotonic)
     book = open_book(store, cluster_id)
-    with ControlServer(ipc_address(runtime, CONTROL)) as server:
+    with ControlServer(control_address(runtime), membership, listen=listen) as server:
+        log.info("control listens", address=server.address, network=server.listen)
         install_stop_signals(lambda number: _stop(stopped, server, f"it got {number.name}"))
         controller = Controller(
             book,
@@ -94,6 +95,7 @@ def main() -> int:
     parser.add_argument("--home", type=Path, required=True)
     parser.add_argument("--runtime", type=Path, required=True)
     parser.add_argument("--cluster-id", required=True)
+    parser.add_argument("--listen", metavar="tcp://HOST:PORT", help="also for other machines")
     parser.add_argument("--tiers", type=read_tiers, default=DEFAULT_TIERS, help="JSON")
     parser.add_argument("--timing", type=read_timing, default=DEFAULT_TIMING, help="JSON")
     options = parser.parse_args()
@@ -110,6 +112,7 @@ def main() -> int:
             options.timing,
             options.tiers,
             stopped,
+            options.listen,
         )
     except PacelineError as error:
         print(error, file=sys.stderr)

@@ -16,10 +16,11 @@ from paceline.gateway.settings import Settings
 from paceline.process.child import install_stop_signals, watch_parent
 from paceline.process.home import Home
 from paceline.process.logs import configure, get_logger
-from paceline.process.runtime import ipc_address
+from paceline.process.runtime import control_address
 from paceline.transport.control_async import AsyncControlClient
 from paceline.transport.front import AsyncFrontClient
 from paceline.transport.keys import KeyPair
+from paceline.transport.membership import Membership
 from paceline.types.control import Route
 from paceline.types.errors import InvalidRequest, PacelineError
 from paceline.types.facts import DriverLink, GatewayFacts
@@ -79,8 +80,9 @@ async def _serve(
             links=links,
         )
 
-    address = ipc_address(options.runtime, "control")
-    async with AsyncControlClient(address, f"gateway:{gateway_id}") as control:
+    membership = Membership.of(home)
+    address = options.control or control_address(options.runtime)
+    async with AsyncControlClient(address, f"gateway:{gateway_id}", membership) as control:
         gateway = Gateway(
             control=control, dial=dial, facts=facts, home=home.path, settings=settings
         )
@@ -104,6 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m paceline.gateway", description=__doc__)
     parser.add_argument("--home", type=Path, required=True)
     parser.add_argument("--runtime", type=Path, required=True)
+    parser.add_argument("--control", help="the controller's address, where it is elsewhere")
     parser.add_argument("--cluster-id", required=True)
     parser.add_argument("--timing", type=read_timing, default=DEFAULT_TIMING, help="JSON")
     parser.add_argument("--host", default="127.0.0.1")

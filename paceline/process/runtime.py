@@ -67,6 +67,11 @@ def ipc_address(runtime: Path, name: str) -> str:
     return f"ipc://{path}"
 
 
+def control_address(runtime: Path) -> str:
+    """Where the controller of a runtime directory answers. Raises InvalidRequest."""
+    return ipc_address(runtime, "control")
+
+
 def remove_sockets(runtime: Path) -> None:
     """Removes every socket file. Only for the holder of the home, when nobody else is alive."""
     for path in _sockets(runtime):

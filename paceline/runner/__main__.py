@@ -6,11 +6,13 @@ import argparse
 import faulthandler
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from paceline.process.child import install_stop_signals, watch_parent
 from paceline.process.home import Home
 from paceline.process.logs import configure
+from paceline.process.runtime import control_address
 from paceline.types.timing import DEFAULT_TIMING
 
 if TYPE_CHECKING:
@@ -59,6 +61,7 @@ def _serve(options: argparse.Namespace, home: Home, stopper: Stopper) -> None:
     from paceline.runner.process import Identity, Runner
     from paceline.runner.worker import Worker
     from paceline.transport.control import ControlClient
+    from paceline.transport.membership import Membership
     from paceline.types.control import ToRunner
 
     torch.set_num_threads(options.threads)
@@ -69,9 +72,10 @@ def _serve(options: argparse.Namespace, home: Home, stopper: Stopper) -> None:
         cluster_id=options.cluster_id,
         pid=os.getpid(),
     )
-    address = options.control or f"ipc://{options.runtime}/control"
+    name = f"runner:{options.runner_id}"
+    address = options.control or control_address(options.runtime)
     worker = Worker()
-    with ControlClient[ToRunner](address, f"runner:{options.runner_id}", ToRunner) as control:
+    with ControlClient[ToRunner](address, name, ToRunner, Membership.of(home)) as control:
         runner = Runner(
             identity,
             home,
@@ -89,7 +93,8 @@ def _serve(options: argparse.Namespace, home: Home, stopper: Stopper) -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m paceline.runner", description=__doc__)
-    for name in ("--home", "--runtime", "--cluster-id", "--node", "--incarnation", "--runner-id"):
+    parser.add_argument("--runtime", type=Path, required=True)
+    for name in ("--home", "--cluster-id", "--node", "--incarnation", "--runner-id"):
         parser.add_argument(name, required=True)
     parser.add_argument("--control", help="the controller's address, where it is elsewhere")
     parser.add_argument("--host", help="address of this machine for the other ranks")

@@ -107,8 +107,13 @@ class Authenticator:
         request = _read(message, self._clock() + PATIENCE_S)
         if request is None:
             return
-        if not request.key or request.domain not in self._admitted or len(pending) >= MAX_PENDING:
+        if not request.key or request.domain not in self._admitted:
             self._refuse(request, REFUSED, socket)
+        elif self.admits(request.domain, request.key):
+            _answer(socket, request, ADMITTED, request.key)
+        elif len(pending) >= MAX_PENDING:
+            # Never for good: it may be a neighbour that strangers leave no place to wait.
+            self._refuse(request, TRY_AGAIN, socket)
         else:
             pending.append(request)
 

@@ -1,4 +1,4 @@
-"""The control path: facts up, orders down, on one local socket that only its owner can open.
+"""The control path: facts up, orders down, on one socket that only members of the cluster enter.
 
 Every beat carries its sender's whole truth, so a beat that finds no room is dropped, never queued.
 """
@@ -13,10 +13,25 @@ import msgspec
 import structlog
 import zmq
 
-from paceline.transport.errors import UNREADABLE
-from paceline.transport.sockets import DRAIN_LIMIT, Context, bind, bound, connect, made, retire
+from paceline.transport.authenticator import Authenticator, fresh_domain
+from paceline.transport.errors import UNREADABLE, AddressUnusable, ProtocolMismatch
+from paceline.transport.membership import Membership
+from paceline.transport.sockets import (
+    DRAIN_LIMIT,
+    AnySocket,
+    Context,
+    bind,
+    bound,
+    connect,
+    guard,
+    ipc_path,
+    made,
+    mind,
+    retire,
+    unlock,
+)
 from paceline.transport.sparing import Sparing
-from paceline.types.control import FromController, ToController
+from paceline.types.control import PROTOCOL, FromController, ToController
 
 SERVER_MESSAGES = 128
 """Messages that wait per peer, either way."""
@@ -32,20 +47,52 @@ _encoder = msgspec.msgpack.Encoder()
 Reply = TypeVar("Reply")
 
 
+class _Spoken(msgspec.Struct):
+    """Of any message in any version: which protocol it is of, where it says so."""
+
+    protocol: int = PROTOCOL
+
+
 class ControlServer:
     """The controller's end. Peers are known by the names they connect with; a second connection
     of a name takes over from the first."""
 
-    def __init__(self, address: str, *, context: Context | None = None) -> None:
-        """Raises AddressUnusable. A file that a dead controller left there is replaced."""
+    def __init__(
+        self,
+        address: str,
+        membership: Membership,
+        *,
+        listen: str | None = None,
+        context: Context | None = None,
+    ) -> None:
+        """At `address`, an ipc one, and for other machines also at `listen`, tcp://HOST:PORT.
+
+        Raises AddressUnusable. A file that a dead controller left there is replaced.
+        """
+        if membership.head is None:
+            raise AddressUnusable("only the machine that has the head's key can be the head")
+        context = context or zmq.Context.instance()
         self.address = address
+        self.listen: str | None = None
+        """Where other machines reach it, with its true port."""
         self.malformed = 0
-        with made(context or zmq.Context.instance(), zmq.ROUTER) as self.socket:
+        """Messages that could not be read, or are of another protocol."""
+        self._authenticator = Authenticator.of(context)
+        # Never forgotten, and there before the first handshake: a member who is refused for good
+        # because the door is not open yet, or not any more, would never connect again.
+        domain = fresh_domain("control")
+        self._authenticator.admit(domain, [membership.member.public])
+        with made(context, zmq.ROUTER) as self.socket:
             bound(self.socket, messages=SERVER_MESSAGES, message_bytes=MAX_MESSAGE_BYTES)
+            guard(self.socket, membership.head, domain)
             self.socket.router_mandatory = True
             self.socket.router_handover = True
             bind(self.socket, address)
+            if listen is not None:
+                mind(self.socket)
+                self.listen = bind(self.socket, listen)
         self._decoder = msgspec.msgpack.Decoder(ToController)
+        self._spoken = msgspec.msgpack.Decoder(_Spoken)
         self._sparing = Sparing()
         self._alarm, self._bell = socketpair()
         self._alarm.setblocking(False)
@@ -115,8 +162,14 @@ class ControlServer:
         try:
             if len(payload) != 1:
                 raise msgspec.DecodeError(f"a message has one part, this one {len(payload)}")
+            protocol = self._spoken.decode(payload[0]).protocol
+            if protocol != PROTOCOL:
+                raise ProtocolMismatch(
+                    f"it speaks control protocol {protocol}, this controller {PROTOCOL}: run the "
+                    "same release of paceline on every machine"
+                )
             return cast(ToController, self._decoder.decode(payload[0]))
-        except UNREADABLE as error:
+        except (ProtocolMismatch, *UNREADABLE) as error:
             self.malformed += 1
             if self._sparing.may_say((peer, str(error))):
                 log.warning("message dropped", peer=peer, reason=str(error), count=self.malformed)
@@ -134,14 +187,18 @@ class ControlClient(Generic[Reply]):
     """A supervisor's or runner's end: connects in the background, for ever, and never waits."""
 
     def __init__(
-        self, address: str, identity: str, reply_type: Any, *, context: Context | None = None
+        self,
+        address: str,
+        identity: str,
+        reply_type: Any,
+        membership: Membership,
+        *,
+        context: Context | None = None,
     ) -> None:
         """`identity`: the name the controller answers to. `reply_type`: the union of messages that
-        may come."""
+        may come. Speaks to the head of `membership` alone."""
         with made(context or zmq.Context.instance(), zmq.DEALER) as self.socket:
-            bound(self.socket, messages=CLIENT_MESSAGES, message_bytes=TRUSTED_BYTES)
-            self.socket.routing_id = identity.encode()
-            connect(self.socket, address)
+            reach(self.socket, address, identity, membership)
         self._decoder: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(reply_type)
 
     def send(self, message: ToController) -> bool:
@@ -173,6 +230,16 @@ class ControlClient(Generic[Reply]):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def reach(socket: AnySocket, address: str, identity: str, membership: Membership) -> None:
+    """Have the socket connect to the controller, for ever. Raises AddressUnusable."""
+    bound(socket, messages=CLIENT_MESSAGES, message_bytes=TRUSTED_BYTES)
+    socket.routing_id = identity.encode()
+    unlock(socket, membership.member, membership.head_key)
+    if ipc_path(address) is None:
+        mind(socket)
+    connect(socket, address)
 
 
 def read(decoder: msgspec.msgpack.Decoder[Reply], payload: bytes) -> Reply | Malformed:

@@ -12,8 +12,9 @@ import structlog
 import zmq
 import zmq.asyncio
 
-from paceline.transport.control import CLIENT_MESSAGES, TRUSTED_BYTES, Malformed, read
-from paceline.transport.sockets import bound, connect, made, send_now
+from paceline.transport.control import Malformed, reach, read
+from paceline.transport.membership import Membership
+from paceline.transport.sockets import made, send_now
 from paceline.types import errors
 from paceline.types.control import Answer, Ask, GatewayBeat, Routes, ToController, ToGateway
 from paceline.types.errors import DeadlineExceeded, PacelineError, Unavailable
@@ -47,12 +48,15 @@ class AsyncControlClient:
     """
 
     def __init__(
-        self, address: str, identity: str, *, context: zmq.asyncio.Context | None = None
+        self,
+        address: str,
+        identity: str,
+        membership: Membership,
+        *,
+        context: zmq.asyncio.Context | None = None,
     ) -> None:
         with made(context or zmq.asyncio.Context.instance(), zmq.DEALER) as self.socket:
-            bound(self.socket, messages=CLIENT_MESSAGES, message_bytes=TRUSTED_BYTES)
-            self.socket.routing_id = identity.encode()
-            connect(self.socket, address)
+            reach(self.socket, address, identity, membership)
         self._decoder: msgspec.msgpack.Decoder[ToGateway] = msgspec.msgpack.Decoder(ToGateway)
         # Starts anywhere, so that an answer to a predecessor of the same name meets no question.
         self._numbers = itertools.count(secrets.randbits(40))

@@ -1,4 +1,5 @@
-"""CURVE key pairs. A secret lives in the memory of the process that made it, and nowhere else."""
+"""CURVE key pairs. Fresh ones live in the memory of the process that made them, and nowhere else;
+the two that outlive processes are in `membership.py`."""
 
 from __future__ import annotations
 
@@ -17,3 +18,8 @@ class KeyPair:
     def fresh(cls) -> KeyPair:
         public, secret = zmq.curve_keypair()
         return cls(public.decode("ascii"), secret)
+
+    @classmethod
+    def of_secret(cls, secret: bytes) -> KeyPair:
+        """The pair that this secret (Z85) belongs to."""
+        return cls(zmq.curve_public(secret).decode("ascii"), secret)

@@ -25,6 +25,10 @@ S = TypeVar("S", Socket, zmq.asyncio.Socket)
 
 RECONNECT_MS = 100
 RECONNECT_MAX_MS = 1000
+PING_MS = 1000
+GONE_MS = 3000
+"""A connection over which no answer to a ping came for so long is given up, and made anew."""
+CONNECT_MS = 2000
 DRAIN_LIMIT = 256
 """Messages taken from a socket in one go, so that no sender can keep a loop from going round."""
 
@@ -50,6 +54,14 @@ def bound(socket: AnySocket, *, messages: int, message_bytes: int) -> None:
     socket.reconnect_ivl = RECONNECT_MS
     socket.reconnect_ivl_max = RECONNECT_MAX_MS
     socket.setsockopt(zmq.HANDSHAKE_IVL, round(HANDSHAKE_S * 1000))
+
+
+def mind(socket: AnySocket) -> None:
+    """Over a network: notice a peer that went without a word, in either direction. TCP alone takes
+    minutes, and after a pause long waits before it tries again."""
+    socket.heartbeat_ivl = PING_MS
+    socket.heartbeat_timeout = GONE_MS
+    socket.connect_timeout = CONNECT_MS
 
 
 def guard(socket: Socket, keys: KeyPair, domain: str) -> None:

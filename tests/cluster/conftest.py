@@ -12,8 +12,10 @@ import pytest
 from paceline.cluster.agents import AgentCluster
 from paceline.cluster.base import Cluster
 from paceline.process.home import Home
+from paceline.process.runtime import control_address
 from paceline.process.spawn import Child
 from paceline.transport.control import ControlServer
+from paceline.transport.membership import Membership
 from paceline.types.control import NodeBeat
 from paceline.types.facts import NodeFacts
 from paceline.types.ids import NodeName
@@ -63,7 +65,8 @@ class Harness(Protocol):
 class LocalHarness:
     def __init__(self, home: Path, runtime: Path) -> None:
         self._home, self._runtime = home, runtime
-        self._control = ControlServer(f"ipc://{runtime}/control")
+        membership = Membership.of_head(Home(home))
+        self._control = ControlServer(control_address(runtime), membership)
         self.cluster: Cluster = AgentCluster(self._control.send)
         self._newest: NodeFacts | None = None
         self.supervisor: Child | None = None

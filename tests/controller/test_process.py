@@ -13,7 +13,10 @@ from pathlib import Path
 import pytest
 
 from paceline.controller.store import Store
+from paceline.process.home import Home
+from paceline.process.runtime import control_address
 from paceline.transport.control import ControlClient
+from paceline.transport.membership import Membership
 from paceline.types.control import Answer, Ask, NodeBeat, ToGateway
 from paceline.types.facts import NodeFacts
 
@@ -50,11 +53,12 @@ def test_it_answers_obeys_sigterm_and_remembers(tmp_path: Path, runtime: Path) -
     node = NodeFacts(
         name="n1", incarnation="a", cluster_id="c", pid=1, host="h", cpus=1, memory_bytes=2**30
     )
+    membership = Membership.of_head(Home(tmp_path))
     for term in (1, 2):
         process = start(tmp_path, runtime)
         try:
-            address = f"ipc://{runtime}/control"
-            with ControlClient[ToGateway](address, f"gateway:{term}", ToGateway) as client:
+            address, name = control_address(runtime), f"gateway:{term}"
+            with ControlClient[ToGateway](address, name, ToGateway, membership) as client:
                 client.send(NodeBeat(node))
                 status = answer(client, Ask(number=term, verb="status"))
                 assert status.body["term"] == term
@@ -69,6 +73,7 @@ def test_it_answers_obeys_sigterm_and_remembers(tmp_path: Path, runtime: Path) -
 
 
 def test_a_damaged_store_ends_it_with_a_sentence(tmp_path: Path, runtime: Path) -> None:
+    Membership.of_head(Home(tmp_path))
     (tmp_path / "store.sqlite").write_bytes(b"this is no database" * 100)
     process = start(tmp_path, runtime)
     _, said = process.communicate(timeout=DEADLINE_S)

@@ -19,8 +19,10 @@ from openai import OpenAI
 
 from paceline.gateway.__main__ import USED_WRONGLY
 from paceline.process.child import LIFE_VARIABLE, PARENT_GONE, life_word
-from paceline.process.runtime import ipc_address
+from paceline.process.home import Home
+from paceline.process.runtime import control_address
 from paceline.transport.control import ControlServer
+from paceline.transport.membership import Membership
 from paceline.types.control import Answer, Ask, GatewayBeat, Routes
 from tests.gateway.rig import MODEL, ScriptedDriver, add_model, say, view
 
@@ -44,7 +46,9 @@ class Controller(threading.Thread):
 
     def __init__(self, directory: Path, driver: ScriptedDriver) -> None:
         super().__init__(daemon=True)
-        self._server = ControlServer(ipc_address(directory, "control"))
+        home = Home(directory / "home")
+        home.create()
+        self._server = ControlServer(control_address(directory), Membership.of_head(home))
         self._driver = driver
         self._ended = threading.Event()
         self.url = ""
@@ -138,6 +142,7 @@ def test_a_port_that_is_taken_and_an_address_that_is_not_ours(short: Path) -> No
 
 def test_it_ends_with_its_parent(short: Path) -> None:
     add_model(short / "home")
+    Membership.of_head(Home(short / "home"))
     port = free_port()
     life, ours = os.pipe()
     environment = {**os.environ, LIFE_VARIABLE: life_word(life, kernel_kills=False)}

@@ -14,9 +14,11 @@ import zmq
 from paceline.planner import plan
 from paceline.planner.plan import NodeBudget
 from paceline.process.home import Home
+from paceline.process.runtime import control_address
 from paceline.transport.control import ControlServer
 from paceline.transport.front import AsyncFrontClient
 from paceline.transport.keys import KeyPair
+from paceline.transport.membership import Membership
 from paceline.types.control import Assign, Line, RunnerBeat
 from paceline.types.facts import RunnerFacts
 from paceline.types.ids import Epoch, Seat, fresh_id
@@ -57,7 +59,7 @@ class Runners:
         self.term, self.n = 1, 1
         self._options = options
         self._runtime = self.home.runtime()
-        self._server = ControlServer(f"ipc://{self._runtime}/control")
+        self._server = ControlServer(control_address(self._runtime), Membership.of_head(self.home))
         self.names = [f"r-{seat.rank}" for seat in placement.seats]
         self.processes = [self._start(seat.rank) for seat in placement.seats]
 

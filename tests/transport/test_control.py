@@ -5,6 +5,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,17 @@ import pytest
 import structlog
 import zmq
 
-from paceline.transport.control import MAX_MESSAGE_BYTES, ControlClient, ControlServer, Malformed
+from paceline.transport.control import (
+    MAX_MESSAGE_BYTES,
+    ControlClient,
+    ControlServer,
+    Malformed,
+    reach,
+)
 from paceline.transport.errors import AddressUnusable
+from paceline.transport.membership import Membership
 from paceline.transport.sockets import DRAIN_LIMIT
-from paceline.types.control import Answer, Assign, Line, NodeBeat, ToController, ToRunner
+from paceline.types.control import PROTOCOL, Answer, Assign, Line, NodeBeat, ToController, ToRunner
 from paceline.types.facts import NodeFacts
 from paceline.types.ids import Epoch, NodeName, TaskId
 from paceline.types.tasks import WarmUp
@@ -24,6 +32,7 @@ from paceline.types.tasks import WarmUp
 Context = zmq.Context[zmq.Socket[bytes]]
 Eventually = Callable[[Callable[[], object]], None]
 
+OURS = Membership.fresh()
 ASSIGN = Assign(WarmUp(task_id=TaskId("task-1"), epoch=Epoch(1, 1), deadline_s=5.0))
 
 
@@ -47,13 +56,13 @@ def address(runtime: Path) -> str:
 
 @pytest.fixture
 def server(address: str, context: Context) -> Iterator[ControlServer]:
-    with ControlServer(address, context=context) as server:
+    with ControlServer(address, OURS, context=context) as server:
         yield server
 
 
 @pytest.fixture
 def client(address: str, context: Context) -> Iterator[ControlClient[ToRunner]]:
-    with ControlClient[ToRunner](address, "runner:r1", ToRunner, context=context) as client:
+    with ControlClient[ToRunner](address, "runner:r1", ToRunner, OURS, context=context) as client:
         yield client
 
 
@@ -97,9 +106,7 @@ def test_messages_that_cannot_be_read_are_counted_and_named(
     server: ControlServer, address: str, context: Context, client: ControlClient[ToRunner]
 ) -> None:
     peer = context.socket(zmq.DEALER)
-    peer.routing_id = b"node:bad"
-    peer.linger = 0
-    peer.connect(address)
+    reach(peer, address, "node:bad", OURS)
     nonsense = [
         [b"\xc1"],
         [b""],
@@ -129,14 +136,10 @@ def test_an_order_of_an_unknown_kind_can_be_answered(
     address: str, context: Context, eventually: Eventually
 ) -> None:
     with (
-        context.socket(zmq.ROUTER) as server,
-        ControlClient[ToRunner](address, "runner:r1", ToRunner, context=context) as client,
+        ControlServer(address, OURS, context=context) as controller,
+        ControlClient[ToRunner](address, "runner:r1", ToRunner, OURS, context=context) as client,
     ):
-        server.linger = 0
-        server.router_mandatory = True
-        server.bind(address)
-        eventually(lambda: client.send(beat()))
-        peer = server.recv_multipart()[0]
+        server, peer = controller.socket, first(controller, 1, client).encode()
         raw = {"type": "assign", "task": {"type": "dance", "task_id": "task-9"}}
         deep = b"\x81\xa1a" + b"\x91" * 10_000 + b"\xc0"
         for payload in (msgspec.msgpack.encode(raw), b"\xc1", deep, msgspec.msgpack.encode([1])):
@@ -180,9 +183,9 @@ def test_a_message_that_cannot_be_packed_is_logged_and_ends_nobody(
 
 
 def test_a_burst_is_taken_in_bounded_bites(address: str, context: Context) -> None:
-    with ControlServer(address) as server:
+    with ControlServer(address, OURS, context=context) as server:
         clients = [
-            ControlClient[ToRunner](address, f"node:{i}", ToRunner, context=context)
+            ControlClient[ToRunner](address, f"node:{i}", ToRunner, OURS, context=context)
             for i in range(40)
         ]
         sent, deadline = 0, time.monotonic() + 10
@@ -199,26 +202,26 @@ def test_a_burst_is_taken_in_bounded_bites(address: str, context: Context) -> No
 
 
 def test_a_restarted_controller_hears_everyone_again(
-    address: str, client: ControlClient[ToRunner]
+    address: str, client: ControlClient[ToRunner], context: Context
 ) -> None:
     for incarnation in range(1, 4):
-        with ControlServer(address) as server:
+        with ControlServer(address, OURS, context=context) as server:
             peer = first(server, incarnation, client)
             assert server.send(peer, ASSIGN)
             assert orders(client) == [ASSIGN]
 
 
 def test_nothing_piles_up_for_a_dead_controller(
-    address: str, client: ControlClient[ToRunner]
+    address: str, client: ControlClient[ToRunner], context: Context
 ) -> None:
-    with ControlServer(address) as server:
+    with ControlServer(address, OURS, context=context) as server:
         first(server, 0, client)
     deadline = time.monotonic() + 10
     while client.send(beat(1)):
         assert time.monotonic() < deadline
         time.sleep(0.005)
     assert not any(client.send(beat(1)) for _ in range(100))
-    with ControlServer(address) as server:
+    with ControlServer(address, OURS, context=context) as server:
         while not client.send(beat(2)):
             time.sleep(0.005)
         assert server.receive(10.0) == [("runner:r1", beat(2))]
@@ -246,7 +249,7 @@ def test_a_peer_that_does_not_read_fills_up_and_holds_nobody(
         sent += 1
         assert time.monotonic() < deadline
     assert sent < 5000
-    with ControlClient[ToRunner](address, "runner:r2", ToRunner, context=context) as other:
+    with ControlClient[ToRunner](address, "runner:r2", ToRunner, OURS, context=context) as other:
         assert server.send(first(server, 1, other), ASSIGN)
         assert orders(other) == [ASSIGN]
 
@@ -255,11 +258,107 @@ def test_a_second_connection_of_a_name_takes_over(
     server: ControlServer, client: ControlClient[ToRunner], address: str, context: Context
 ) -> None:
     first(server, 1, client)
-    with ControlClient[ToRunner](address, "runner:r1", ToRunner, context=context) as second:
+    with ControlClient[ToRunner](address, "runner:r1", ToRunner, OURS, context=context) as second:
         peer = first(server, 2, second)
         assert server.send(peer, ASSIGN)
         assert orders(second) == [ASSIGN]
         assert client.receive() == []
+
+
+def test_a_beat_of_another_protocol_is_refused(
+    server: ControlServer, client: ControlClient[ToRunner]
+) -> None:
+    first(server, 0, client)
+    with structlog.testing.capture_logs() as logs:
+        for _ in range(3):
+            client.send(msgspec.structs.replace(beat(7), protocol=PROTOCOL + 1))
+        client.send(beat(8))
+        heard: list[object] = []
+        while not heard:
+            heard = server.receive(10.0)
+    assert heard == [("runner:r1", beat(8))]
+    assert server.malformed == 3
+    (told,) = logs
+    assert f"control protocol {PROTOCOL + 1}, this controller {PROTOCOL}" in told["reason"]
+
+
+def test_one_that_changed_shape_too_is_refused_by_its_protocol(
+    server: ControlServer, client: ControlClient[ToRunner]
+) -> None:
+    first(server, 0, client)
+    strange = msgspec.msgpack.encode({"type": "node_pulse", "protocol": PROTOCOL + 1})
+    with structlog.testing.capture_logs() as logs:
+        client.socket.send(strange)
+        assert server.receive(10.0) == []
+    assert "the same release of paceline" in logs[0]["reason"]
+
+
+def test_local_and_remote_are_one_way(
+    address: str, context: Context, client: ControlClient[ToRunner]
+) -> None:
+    with ControlServer(address, OURS, listen="tcp://127.0.0.1:*", context=context) as server:
+        assert server.listen is not None
+        with ControlClient[ToRunner](
+            server.listen, "runner:far", ToRunner, OURS, context=context
+        ) as far:
+            for peer in (client, far):
+                assert server.send(first(server, 1, peer), ASSIGN)
+                assert orders(peer) == [ASSIGN]
+
+
+def again(address: str, listen: str, context: Context) -> ControlServer:
+    """libzmq lets a port go a moment after its socket was closed."""
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            return ControlServer(address, OURS, listen=listen, context=context)
+        except AddressUnusable:
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+
+
+def test_over_a_network_a_restarted_controller_hears_everyone_again(
+    address: str, context: Context
+) -> None:
+    with ControlServer(address, OURS, listen="tcp://127.0.0.1:*", context=context) as server:
+        far = server.listen
+    assert far is not None
+    with ControlClient[ToRunner](far, "runner:r1", ToRunner, OURS, context=context) as client:
+        for incarnation in range(1, 4):
+            with again(address, far, context) as server:
+                peer = first(server, incarnation, client)
+                assert server.send(peer, ASSIGN)
+                assert orders(client) == [ASSIGN]
+
+
+@pytest.mark.parametrize(
+    "theirs",
+    [
+        pytest.param(Membership.fresh(), id="of another cluster"),
+        pytest.param(replace(Membership.fresh(), head_key=OURS.head_key), id="of no member"),
+    ],
+)
+def test_a_stranger_is_not_heard_and_disturbs_nobody(
+    server: ControlServer,
+    client: ControlClient[ToRunner],
+    address: str,
+    context: Context,
+    theirs: Membership,
+) -> None:
+    with ControlClient[ToRunner](address, "runner:r1", ToRunner, theirs, context=context) as other:
+        first(server, 1, client)
+        deadline = time.monotonic() + 1.0
+        while time.monotonic() < deadline:
+            assert not other.send(beat(666))
+            client.send(beat(2))
+            assert {message for _, message in server.receive(0.05)} <= {beat(2)}
+        assert server.send("runner:r1", ASSIGN)
+        assert other.receive() == []
+
+
+def test_a_member_without_the_heads_secret_is_no_head(address: str, context: Context) -> None:
+    with pytest.raises(AddressUnusable, match="head's key"):
+        ControlServer(address, Membership.from_token(OURS.token), context=context)
 
 
 def test_wake_ends_a_wait(server: ControlServer) -> None:
@@ -283,8 +382,8 @@ def test_a_signal_handler_may_wake(server: ControlServer) -> None:
         signal.signal(signal.SIGALRM, before)
 
 
-def test_wakes_never_block_and_outlive_the_server(address: str) -> None:
-    with ControlServer(address) as server:
+def test_wakes_never_block_and_outlive_the_server(address: str, context: Context) -> None:
+    with ControlServer(address, OURS, context=context) as server:
         for _ in range(10_000):
             server.wake()
         assert server.receive(0.0) == []
@@ -293,18 +392,18 @@ def test_wakes_never_block_and_outlive_the_server(address: str) -> None:
 
 
 def test_the_file_of_a_dead_controller_is_no_obstacle(
-    runtime: Path, address: str, client: ControlClient[ToRunner]
+    runtime: Path, address: str, client: ControlClient[ToRunner], context: Context
 ) -> None:
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(runtime / "control"))
     assert (runtime / "control").exists()
-    with ControlServer(address) as server:
+    with ControlServer(address, OURS, context=context) as server:
         assert first(server, 1, client) == "runner:r1"
     assert list(runtime.iterdir()) == []
 
 
 def test_addresses_that_cannot_be(context: Context) -> None:
     with pytest.raises(AddressUnusable, match="longer than the 107 bytes"):
-        ControlServer("ipc:///tmp/" + "x" * 103, context=context)
+        ControlServer("ipc:///tmp/" + "x" * 103, OURS, context=context)
     with pytest.raises(AddressUnusable, match="cannot connect to"):
-        ControlClient[ToRunner]("ipc:///tmp/" + "x" * 120, "a", ToRunner, context=context)
+        ControlClient[ToRunner]("ipc:///tmp/" + "x" * 120, "a", ToRunner, OURS, context=context)

@@ -15,6 +15,7 @@ import zmq.asyncio
 
 from paceline.transport.control import ControlServer
 from paceline.transport.control_async import MAX_ASKS, AsyncControlClient
+from paceline.transport.membership import Membership
 from paceline.types.control import Answer, Ask, GatewayBeat, Routes
 from paceline.types.errors import (
     DeadlineExceeded,
@@ -28,6 +29,7 @@ from paceline.types.ids import GatewayId
 
 BEAT = GatewayBeat(GatewayFacts(gateway_id=GatewayId("g1"), pid=1, url="http://h", public_key="k"))
 NAME = "gateway:g1"
+OURS = Membership.fresh()
 
 
 def routes(term: int) -> Routes:
@@ -46,7 +48,7 @@ def controller(
     """Serves in a thread; greets who beats; gives the list of what it heard."""
     heard: list[object] = []
     ended = threading.Event()
-    server = ControlServer(address)
+    server = ControlServer(address, OURS)
 
     def serve() -> None:
         while not ended.is_set():
@@ -70,7 +72,7 @@ def controller(
 def run(address: str, use: Callable[[AsyncControlClient], Awaitable[None]]) -> None:
     async def inside() -> None:
         context = zmq.asyncio.Context()
-        async with AsyncControlClient(address, NAME, context=context) as client:
+        async with AsyncControlClient(address, NAME, OURS, context=context) as client:
             await asyncio.wait_for(use(client), 15)
         context.term()
 

@@ -8,6 +8,7 @@ from paceline.cluster.parent.port import Served, held_port
 from paceline.process.cpus import usable_cpus
 from paceline.process.home import Home
 from paceline.process.memory import machine_memory
+from paceline.transport.membership import Membership
 
 
 def run_local(options: UpOptions, on_status: OnStatus) -> int:
@@ -21,6 +22,7 @@ def run_local(options: UpOptions, on_status: OnStatus) -> int:
     share = node_share(options, machine_memory(), usable_cpus())
     with home.lock(), held_port(options.host, options.port) as port:
         cluster_id = home.cluster_id()
+        Membership.of_head(home)
         made = commands(options, home.path, home.runtime(), cluster_id, port, share)
         served = Served(host=options.host, port=port, api_key=options.api_key)
         return run_parent(home, cluster_id, made, served, on_status)

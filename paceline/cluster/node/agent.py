@@ -26,9 +26,10 @@ from paceline.process.bounded import prune
 from paceline.process.child import install_stop_signals, watch_parent
 from paceline.process.home import Home
 from paceline.process.logs import configure, get_logger
-from paceline.process.runtime import ipc_address
+from paceline.process.runtime import control_address
 from paceline.transport.control import ControlClient
 from paceline.transport.keys import KeyPair
+from paceline.transport.membership import Membership
 from paceline.transport.probe import Echo, Sounder
 from paceline.types.control import Kill, Launch, NodeBeat, Peers, Reserve, ToSupervisor
 from paceline.types.facts import NodeFacts
@@ -190,8 +191,9 @@ def run_agent(settings: NodeSettings, launcher: Launcher) -> str:
 
     Call it from the main thread, with logging configured."""
     name = agent_identity(settings.node, settings.incarnation)
-    address = settings.control or ipc_address(settings.runtime, "control")
-    with ControlClient[ToSupervisor](address, name, ToSupervisor) as control:
+    address = settings.control or control_address(settings.runtime)
+    membership = Membership.of(Home(settings.home))
+    with ControlClient[ToSupervisor](address, name, ToSupervisor, membership) as control:
         agent = Agent(settings, control, launcher)
         watch_parent(lambda: agent.stop("the parent is gone"), grace_s=STOP_WITHIN_S)
         install_stop_signals(lambda number: _ASKS[number](agent, f"the node got {number.name}"))

@@ -10,7 +10,10 @@ import msgspec
 from paceline.cluster.agents import AgentCluster
 from paceline.process.child import install_stop_signals, watch_parent
 from paceline.process.files import write_whole
+from paceline.process.home import Home
+from paceline.process.runtime import control_address
 from paceline.transport.control import ControlServer
+from paceline.transport.membership import Membership
 from paceline.types.control import Launch, NodeBeat
 from paceline.types.facts import NodeFacts
 from paceline.types.ids import RunnerId
@@ -20,7 +23,8 @@ stop = threading.Event()
 watch_parent(stop.set)
 install_stop_signals(lambda _: stop.set())
 seen: dict[str, NodeFacts] = {}
-with ControlServer(f"ipc://{options['--runtime']}/control") as control:
+membership = Membership.of(Home(options["--home"]))
+with ControlServer(control_address(Path(options["--runtime"])), membership) as control:
     cluster = AgentCluster(control.send)
     while not stop.is_set():
         for _, message in control.receive(0.05):
