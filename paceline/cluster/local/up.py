@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from paceline.cluster.local.options import UpOptions, check, commands, node_share
+from paceline.cluster.local.options import UpOptions, check, commands
+from paceline.cluster.parent.commands import node_share
 from paceline.cluster.parent.parent import OnStatus, run_parent
 from paceline.cluster.parent.port import Served, held_port
 from paceline.process.cpus import usable_cpus
@@ -19,7 +20,7 @@ def run_local(options: UpOptions, on_status: OnStatus) -> int:
     """
     check(options)
     home = Home(options.home)
-    share = node_share(options, machine_memory(), usable_cpus())
+    share = node_share(options.nodes, options.node_memory, machine_memory(), usable_cpus())
     with home.lock(), held_port(options.host, options.port) as port:
         cluster_id = home.cluster_id()
         Membership.of_head(home)
