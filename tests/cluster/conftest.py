@@ -4,7 +4,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -14,6 +14,7 @@ import pytest
 from paceline.cluster.agents import AgentCluster
 from paceline.cluster.base import Cluster
 from paceline.cluster.parent.port import held_port
+from paceline.cluster.ray.environment import PURPOSE, ray_environment
 from paceline.process.home import Home
 from paceline.process.runtime import control_address
 from paceline.process.spawn import Child
@@ -70,12 +71,13 @@ class RayOfOne:
 
     def __init__(self, home: Home, temp: Path) -> None:
         self.home = home
-        Membership.of_head(home)
+        self.env = ray_environment(Membership.of_head(home).derived(PURPOSE))
+        home.ray.mkdir()
         with held_port("127.0.0.1", 0) as port:
             self.address = f"127.0.0.1:{port}"
         argv = [sys.executable, "-m", "paceline.cluster.ray.start", "--home", str(home.path)]
         argv += ["--temp", str(temp), "--host", "127.0.0.1", "--port", str(port)]
-        self._child = Child(argv, name="ray", output=home.logs / "ray.out")
+        self._child = Child(argv, name="ray", output=home.logs / "ray.out", env=self.env)
 
     def __enter__(self) -> RayOfOne:
         return self
@@ -88,13 +90,16 @@ class RayOfOne:
 class AgentHarness:
     """Listens as a controller does to the agent that `argv` starts."""
 
-    def __init__(self, home: Path, runtime: Path, argv: Sequence[str]) -> None:
+    def __init__(
+        self, home: Path, runtime: Path, argv: Sequence[str], env: Mapping[str, str] | None = None
+    ) -> None:
         membership = Membership.of_head(Home(home))
         self._control = ControlServer(control_address(runtime), membership)
         self.cluster: Cluster = AgentCluster(self._control.send)
         self._argv = [*argv, "--home", str(home), "--runtime", str(runtime)]
         self._argv += ["--cluster-id", "cluster-test", "--node", NODE, "--memory", str(MEMORY)]
         self._argv += ["--threads", "1"]
+        self._env = env
         self._newest: NodeFacts | None = None
         self._agent: Child | None = None
 
@@ -106,7 +111,7 @@ class AgentHarness:
 
     def start_node(self) -> None:
         self._newest = None
-        self._agent = Child(self._argv, name=NODE)
+        self._agent = Child(self._argv, name=NODE, env=self._env)
 
     def lose_node(self) -> None:
         assert self._agent is not None
@@ -165,7 +170,8 @@ def _local(home: Path, runtime: Path, request: pytest.FixtureRequest) -> AgentHa
 def _ray(home: Path, runtime: Path, request: pytest.FixtureRequest) -> AgentHarness:
     ray: RayOfOne = request.getfixturevalue("ray")
     argv = [sys.executable, "-m", "paceline.cluster.ray.agent", "--ray", ray.address]
-    return AgentHarness(ray.home.path, runtime, [*argv, "--runner", str(PROGRAMS / "runner.py")])
+    argv += ["--runner", str(PROGRAMS / "runner.py")]
+    return AgentHarness(ray.home.path, runtime, argv, ray.env)
 
 
 HARNESSES = {"local": _local, "ray": _ray}

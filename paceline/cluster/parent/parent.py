@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
+from paceline.cluster.node.agent import LEAVE_S
 from paceline.cluster.parent.port import Served, is_healthy, url_of
 from paceline.cluster.parent.sibling import Sibling
 from paceline.cluster.parent.status import Command, UpStatus
@@ -29,9 +30,12 @@ PROBE_TIMEOUT_S = 0.25
 SWEEP_EVERY_S = 10.0
 LOGS_KEPT = 500
 
-STOP_ORDER = (("gateway", 0.8), ("controller", 0.6), ("node", 2.8))
-"""Who is ended first, and seconds until SIGKILL: 4.2 s in all, of the 5 s that are promised."""
+STOP_ORDER = (("gateway", 0.8), ("controller", 0.6), ("node", 2.8), ("ray", 0.6))
+"""Who is ended first, and seconds until SIGKILL: 4.8 s in all, of the 5 s that are promised."""
 STOP_WITHIN_S = 5.0
+LEAVE_SIGNAL = signal.SIGUSR1
+LEAVE_WITHIN_S = LEAVE_S + 5.0
+"""What its node has to end in when this machine is asked to leave."""
 
 log = get_logger(__name__)
 
@@ -62,7 +66,7 @@ def run_parent(
     probe = partial(is_healthy, served.host, served.port, PROBE_TIMEOUT_S)
     parent = Parent(home, home.runtime(), place, siblings, probe, on_status)
     watch_parent(lambda: parent.stop("its own parent is gone"), grace_s=STOP_WITHIN_S)
-    with _stopped_by_signals(parent.stop):
+    with _asked_by_signals(parent):
         parent.run()
     return 0
 
@@ -89,6 +93,7 @@ class Parent:
         self._on_status = on_status
         self._clock = clock
         self._asked: list[str] = []
+        self._leaving = ""
         self._ready = False
         self._last_status: UpStatus | None = None
         self._probe_at = self._sweep_at = 0.0
@@ -96,6 +101,10 @@ class Parent:
     def stop(self, reason: str) -> None:
         """May be called from a signal handler and from any thread."""
         self._asked.append(reason)
+
+    def leave(self, reason: str) -> None:
+        """To end once its nodes have given their seats to others. As safe to call as `stop`."""
+        self._leaving = reason
 
     def run(self) -> None:
         # What a predecessor left that had no time to clear away.
@@ -113,6 +122,8 @@ class Parent:
     def _tick(self) -> None:
         for sibling in self._siblings:
             sibling.tick()
+        if self._leaving:
+            self._empty(self._leaving)
         now = self._clock()
         if not self._ready and now >= self._probe_at:
             self._ready = self._announce()
@@ -133,6 +144,14 @@ class Parent:
             return False
         log.info("ready", url=self._place.url)
         return True
+
+    def _empty(self, reason: str) -> None:
+        """SIGTERM has a node ask for its seats to be given away; then there is no more to do."""
+        nodes = [sibling for sibling in self._siblings if sibling.role == "node"]
+        for node in nodes:
+            node.stop(LEAVE_WITHIN_S, reason, signal.SIGTERM)
+        if all(node.ended for node in nodes):
+            self.stop(reason)
 
     def _end_all(self, reason: str) -> None:
         log.info("stopping", why=reason)
@@ -172,13 +191,14 @@ class Parent:
 
 
 @contextmanager
-def _stopped_by_signals(stop: Callable[[str], None]) -> Iterator[None]:
+def _asked_by_signals(parent: Parent) -> Iterator[None]:
     """A terminal that closes asks us to end too, unless we were told to ignore that (nohup)."""
-    numbers = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
+    asks = dict.fromkeys((signal.SIGTERM, signal.SIGINT, signal.SIGHUP), parent.stop)
+    asks[LEAVE_SIGNAL] = parent.leave
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
-        numbers.remove(signal.SIGHUP)
-    before = {number: signal.getsignal(number) for number in numbers}
-    install_stop_signals(lambda number: stop(f"it got {number.name}"), numbers)
+        del asks[signal.SIGHUP]
+    before = {number: signal.getsignal(number) for number in asks}
+    install_stop_signals(lambda number: asks[number](f"it got {number.name}"), asks)
     try:
         yield
     finally:

@@ -9,7 +9,7 @@ class Command(msgspec.Struct, frozen=True, kw_only=True):
     """A child that the parent keeps alive."""
 
     role: str
-    """controller, gateway or node"""
+    """controller, gateway, node or ray"""
     name: str
     argv: tuple[str, ...]
     env: dict[str, str] = {}

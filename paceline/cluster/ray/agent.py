@@ -7,13 +7,11 @@ import sys
 
 from paceline.cluster.node.agent import configure_logs, run_agent
 from paceline.cluster.node.settings import NodeSettings, node_parser, node_settings, runner_words
-from paceline.cluster.ray.environment import PURPOSE, ray_environment
 from paceline.cluster.ray.lease import Leases, SignedIn
 from paceline.cluster.ray.runner import ActorRunner
 from paceline.cluster.ray.session import Session, Target
 from paceline.process.home import Home
 from paceline.process.logs import get_logger
-from paceline.transport.membership import Membership
 from paceline.types.ids import RunnerId
 
 FAILED = 1
@@ -75,8 +73,6 @@ def main() -> int:
     given = parser.parse_args()
     settings = node_settings(given)
     configure_logs(settings)
-    token = Membership.of(Home(settings.home)).derived(PURPOSE)
-    os.environ.update(ray_environment(token))
     target = Target(address=given.ray, host=settings.host, namespace=settings.cluster_id)
     actors = Actors(settings, Session(target), given.runner)
     lost = run_agent(settings, actors)

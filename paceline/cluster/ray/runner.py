@@ -41,7 +41,7 @@ class ActorRunner:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.give_up: Callable[[], None] = lambda: None
-        """Has Ray end an actor that has not signed in; never waits."""
+        """Has Ray end an actor that has not signed in; never waits. Asked once."""
         self.name = name
         self._output = output
         self._clock = clock
@@ -131,7 +131,8 @@ class ActorRunner:
     def _signal(self, number: signal.Signals) -> None:
         """To its process; while there is none, Ray is asked not to make one."""
         if self._in is None:
-            self.give_up()
+            give_up, self.give_up = self.give_up, lambda: None
+            give_up()
             return
         with suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._pidfd, number)

@@ -72,7 +72,13 @@ class Session:
                     _ray().kill(actor)
 
         self._call(start)
-        return lambda: self._call(end)
+
+        def end_soon() -> None:
+            # Where it cannot be said now, the actor is ended when it signs in.
+            with suppress(BlockingIOError):
+                self._call(end)
+
+        return end_soon
 
     def _call(self, call: Callable[[], None]) -> None:
         try:

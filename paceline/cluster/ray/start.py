@@ -8,31 +8,18 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import signal
 import sys
 from pathlib import Path
 
-from paceline.cluster.ray.environment import PURPOSE, ray_environment, storage_environment
+from paceline.cluster.ray.environment import storage_environment
+from paceline.cluster.ray.options import check_room
 from paceline.process.child import watch_parent
 from paceline.process.home import Home
-from paceline.transport.membership import Membership
-from paceline.types.errors import PacelineError, Unavailable
+from paceline.types.errors import PacelineError
 
-LEAST_FREE_BYTES = 2**30
-"""The head's storage ends Ray when the disk is full; with less than this it is not begun."""
 OBJECT_STORE_BYTES = 80 * 2**20
 """The least that Ray takes: nothing of ours goes through it."""
-
-
-def check_room(storage: Path) -> None:
-    """Raises Unavailable where the disk has too little room for the head's storage."""
-    free = shutil.disk_usage(storage).free
-    if free < LEAST_FREE_BYTES:
-        raise Unavailable(
-            f"only {free / 2**20:.0f} MiB are free at {storage}, and Ray's head storage needs "
-            f"{LEAST_FREE_BYTES / 2**20:.0f} MiB to be safe: make room there"
-        )
 
 
 def main() -> int:
@@ -47,16 +34,14 @@ def main() -> int:
     where.add_argument("--port", type=int, help="be the head, at this port")
     where.add_argument("--head", metavar="HOST:PORT", help="join the head there")
     given = parser.parse_args()
-    home = Home(given.home)
-    try:
-        os.environ.update(ray_environment(Membership.of(home).derived(PURPOSE)))
-        if given.head is None:
-            home.ray.mkdir(mode=0o700, exist_ok=True)
-            check_room(home.ray)
-            os.environ.update(storage_environment(home.ray))
-    except PacelineError as error:
-        print(error, file=sys.stderr)
-        return 1
+    if given.head is None:
+        storage = Home(given.home).ray
+        try:
+            check_room(storage)
+        except PacelineError as error:
+            print(error, file=sys.stderr)
+            return 1
+        os.environ.update(storage_environment(storage))
     sys.argv = ["ray", "start", *_words(given)]
     # Without its extra there is no Ray to import.
     from ray.scripts.scripts import main as ray_main
