@@ -60,12 +60,12 @@ class Actors:
         awaited = self._awaited.pop(runner.name, None)
         if awaited is None:
             log.warning("a runner that nobody waits for", runner=runner.name, pid=runner.pid)
-            runner.close()
+            runner.turn_away()
         else:
             awaited.signed_in(runner)
 
 
-def main() -> int:
+def main() -> None:
     parser = node_parser("paceline.cluster.ray.agent", "A node of a Ray cluster.")
     parser.add_argument("--ray", required=True, metavar="HOST:PORT", help="the head of Ray")
     parser.set_defaults(host="127.0.0.1")
@@ -73,7 +73,7 @@ def main() -> int:
     given = parser.parse_args()
     settings = node_settings(given)
     configure_logs(settings)
-    target = Target(address=given.ray, host=settings.host, namespace=settings.cluster_id)
+    target = Target(address=given.ray, host=given.host, namespace=settings.cluster_id)
     actors = Actors(settings, Session(target), given.runner)
     lost = run_agent(settings, actors)
     actors.close()

@@ -45,6 +45,11 @@ class SignedIn:
     def close(self) -> None:
         self._life.close()
 
+    def turn_away(self) -> None:
+        """Nobody will listen to it: it ends, as if its agent were gone."""
+        os.close(self.output)
+        self.close()
+
 
 class Leases:
     """The agent's end. `on_signed_in` is called on a thread of its own, once per runner."""

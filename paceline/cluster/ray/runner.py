@@ -67,8 +67,7 @@ class ActorRunner:
                 self._pidfd = os.pidfd_open(runner.pid)
             except OSError as error:
                 self._failed = f"not started: it ended as soon as it was there: {error}"
-                runner.close()
-                os.close(runner.output)
+                runner.turn_away()
                 return
             pipe = os.fdopen(runner.output, "rb", buffering=0)
             self._words = LastWords(pipe, self._output, self.name)
