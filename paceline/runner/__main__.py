@@ -1,4 +1,4 @@
-"""`python -m paceline.runner`: started by a supervisor, never by hand."""
+"""`python -m paceline.runner`: started by an agent, never by hand."""
 
 from __future__ import annotations
 

@@ -184,7 +184,7 @@ class Malformed(msgspec.Struct, frozen=True):
 
 
 class ControlClient(Generic[Reply]):
-    """A supervisor's or runner's end: connects in the background, for ever, and never waits."""
+    """An agent's or runner's end: connects in the background, for ever, and never waits."""
 
     def __init__(
         self,

@@ -21,7 +21,7 @@ from paceline.process.runtime import control_address
 from paceline.process.versions import versions
 from paceline.transport.control import ControlClient, ControlServer
 from paceline.transport.membership import Membership
-from paceline.types.control import NodeBeat, ToSupervisor
+from paceline.types.control import NodeBeat, ToAgent
 from paceline.types.errors import DeadlineExceeded, InvalidRequest, Unavailable
 from paceline.types.facts import NodeFacts
 from paceline.types.ids import NodeName
@@ -115,9 +115,7 @@ def test_a_name_is_taken_while_its_node_lives(head: Head) -> None:
         name=NodeName("n1"), incarnation="a", cluster_id="c-7", pid=1, host="h1", cpus=1,
         memory_bytes=1,
     )  # fmt: skip
-    with ControlClient[ToSupervisor](
-        head.local, "node:n1:a", ToSupervisor, head.membership
-    ) as node:
+    with ControlClient[ToAgent](head.local, "node:n1:a", ToAgent, head.membership) as node:
         until(lambda: node.send(NodeBeat(facts)))
         until(lambda: "a node named n1 lives, on h1" in refusal(head, "n1"), LONG_S)
     until(lambda: not refusal(head, "n1"), LONG_S)

@@ -1,4 +1,4 @@
-"""A node: a machine with a supervisor, which is the real roster over simulated processes."""
+"""A node: a machine with an agent, which is the real roster over simulated processes."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class SimNode:
         self.look_soon()
 
     def leave(self) -> bool:
-        """As a supervisor after SIGTERM: it ends when it is empty, or after a while, and comes back
+        """As an agent after SIGTERM: it ends when it is empty, or after a while, and comes back
         as another incarnation. False if it is down."""
         if self._end is None:
             return False

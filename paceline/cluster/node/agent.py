@@ -31,7 +31,7 @@ from paceline.transport.control import ControlClient
 from paceline.transport.keys import KeyPair
 from paceline.transport.membership import Membership
 from paceline.transport.probe import Echo, Sounder
-from paceline.types.control import Kill, Launch, NodeBeat, Peers, Reserve, ToSupervisor
+from paceline.types.control import Kill, Launch, NodeBeat, Peers, Reserve, ToAgent
 from paceline.types.facts import NodeFacts
 from paceline.types.ids import RunnerId
 
@@ -70,7 +70,7 @@ class Agent:
     def __init__(
         self,
         settings: NodeSettings,
-        control: ControlClient[ToSupervisor],
+        control: ControlClient[ToAgent],
         launcher: Launcher,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -193,7 +193,7 @@ def run_agent(settings: NodeSettings, launcher: Launcher) -> str:
     name = agent_identity(settings.node, settings.incarnation)
     address = settings.control or control_address(settings.runtime)
     membership = Membership.of(Home(settings.home))
-    with ControlClient[ToSupervisor](address, name, ToSupervisor, membership) as control:
+    with ControlClient[ToAgent](address, name, ToAgent, membership) as control:
         agent = Agent(settings, control, launcher)
         watch_parent(lambda: agent.stop("the parent is gone"), grace_s=STOP_WITHIN_S)
         install_stop_signals(lambda number: _ASKS[number](agent, f"the node got {number.name}"))
