@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,9 +25,18 @@ from paceline.cli import up as upping
 from paceline.cli.api import Api, running_cluster
 from paceline.cli.sizes import parse_bytes
 from paceline.cluster.local.options import DEFAULT_HOST, DEFAULT_PORT, UpOptions
+from paceline.cluster.ray.options import (
+    CONTROL_PORT,
+    HOSTNAME,
+    RAY_PORT,
+    HeadOptions,
+    JoinOptions,
+)
+from paceline.cluster.ray.up import address_towards, own_address
 from paceline.process.config import read_config
 from paceline.process.home import Home
 from paceline.types.errors import PacelineError, Unavailable
+from paceline.types.ids import NodeName
 from paceline.types.states import Objective
 
 app = typer.Typer(
@@ -45,6 +55,13 @@ MinNodes = Annotated[int, typer.Option(help="Use at least this many nodes.", min
 MaxNodes = Annotated[int | None, typer.Option(help="Use at most this many nodes.", min=1)]
 Dtype = Annotated[str, typer.Option(help="How weights are held: auto (int8), int8 or float32.")]
 KvTokens = Annotated[int | None, typer.Option(help="Tokens of KV for all streams together.")]
+
+
+class Kind(StrEnum):
+    """What a cluster is made of."""
+
+    LOCAL = "local"
+    RAY = "ray"
 
 
 class _Target:
@@ -87,34 +104,103 @@ def _print(value: Any, as_json: bool, columns: Any, empty: str) -> None:
 # --- the cluster -------------------------------------------------------------------------------
 
 
+NodeMemory = Annotated[
+    str | None, typer.Option(help="What a node offers, such as 2GiB; default: what is free.")
+]
+ThisNode = Annotated[str, typer.Option("--node", help="This machine's name in the cluster.")]
+
+
 @app.command()
 def up(
-    nodes: Annotated[int, typer.Option(help="Virtual nodes on this machine.", min=1)] = 1,
-    node_memory: Annotated[
-        str | None, typer.Option(help="What each offers, such as 2GiB; default: an equal share.")
-    ] = None,
+    cluster: Annotated[
+        Kind, typer.Option(help="local: this machine alone; ray: the first of many.")
+    ] = Kind.LOCAL,
+    nodes: Annotated[int, typer.Option(help="Virtual nodes; local only.", min=1)] = 1,
+    node_memory: NodeMemory = None,
     model: Annotated[list[str] | None, typer.Option(help="Serve this model; repeatable.")] = None,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = DEFAULT_HOST,
+    host: Annotated[
+        str | None, typer.Option(help="Address to listen on; ray: where other machines reach it.")
+    ] = None,
     port: Annotated[int, typer.Option(help="Port to listen on; 0: any.", min=0)] = DEFAULT_PORT,
+    node: ThisNode = HOSTNAME,
+    control_port: Annotated[int, typer.Option(help="Of the control path; ray.")] = CONTROL_PORT,
+    ray_port: Annotated[int, typer.Option(help="Of Ray's head; ray.")] = RAY_PORT,
+    ray_address: Annotated[
+        str | None, typer.Option(help="HOST:PORT of a Ray head that is there already; ray.")
+    ] = None,
 ) -> None:
-    """Start a local cluster here and show what happens in it, until Ctrl-C."""
+    """Start a cluster here and show what happens in it, until Ctrl-C."""
     config = read_config(_Target.home.path)
+    memory = None if node_memory is None else parse_bytes(node_memory)
+    if cluster is Kind.RAY:
+        head = HeadOptions(
+            home=str(_Target.home.path),
+            host=host or own_address(),
+            port=port,
+            node=NodeName(node),
+            node_memory=memory,
+            control_port=control_port,
+            ray_port=ray_port,
+            ray_address=ray_address,
+            api_key=_Target.api_key,
+            timing=config.timing,
+            tiers=config.tiers,
+        )
+        raise typer.Exit(upping.up_head(head, model or []))
     options = UpOptions(
         home=str(_Target.home.path),
         nodes=nodes,
-        node_memory=None if node_memory is None else parse_bytes(node_memory),
-        host=host,
+        node_memory=memory,
+        host=host or DEFAULT_HOST,
         port=port,
         api_key=_Target.api_key,
         timing=config.timing,
         tiers=config.tiers,
     )
-    raise typer.Exit(upping.up(options, model or [], _Target.api_key))
+    raise typer.Exit(upping.up(options, model or []))
+
+
+@app.command()
+def join(
+    head: Annotated[str, typer.Argument(help="HOST:PORT as `paceline up` printed it.")],
+    token: Annotated[
+        str | None, typer.Option(help="As printed there; not needed to come back.")
+    ] = None,
+    host: Annotated[
+        str | None, typer.Option(help="This machine's address; default: the one towards the head.")
+    ] = None,
+    port: Annotated[int, typer.Option(help="Port to listen on; 0: any.", min=0)] = DEFAULT_PORT,
+    node: ThisNode = HOSTNAME,
+    node_memory: NodeMemory = None,
+    has_ray: Annotated[bool, typer.Option("--has-ray", help="Ray runs here already.")] = False,
+) -> None:
+    """Make this machine a node of a cluster, until Ctrl-C or `paceline leave`."""
+    options = JoinOptions(
+        home=str(_Target.home.path),
+        head=head,
+        token=token,
+        host=host or address_towards(head),
+        port=port,
+        node=NodeName(node),
+        node_memory=None if node_memory is None else parse_bytes(node_memory),
+        has_ray=has_ray,
+    )
+    raise typer.Exit(upping.join(options))
+
+
+@app.command()
+def leave(json: Json = False) -> None:
+    """Take this machine out of the cluster that it joined: what runs here moves to others."""
+    pid = upping.leave(_Target.home)
+    if json:
+        show.as_json({"ended": pid})
+    else:
+        show.out.print("nothing was running" if pid is None else f"left (process {pid} has ended)")
 
 
 @app.command()
 def down(json: Json = False) -> None:
-    """End the cluster that runs in this home."""
+    """End what runs in this home: a whole cluster, or this machine's part of one."""
     pid = upping.down(_Target.home)
     if json:
         show.as_json({"ended": pid})

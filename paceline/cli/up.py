@@ -1,4 +1,5 @@
-"""`paceline up`: a local cluster in the foreground, telling what happens in it."""
+"""`paceline up` and `join`: this machine's part of a cluster in the foreground, telling what
+happens in it; `down` and `leave`."""
 
 from __future__ import annotations
 
@@ -14,11 +15,17 @@ import psutil
 from paceline.cli import show
 from paceline.cli.api import Api
 from paceline.cli.models import ensure_model
-from paceline.cluster.local.options import UpOptions, UpStatus
-from paceline.cluster.local.parent import run_parent
+from paceline.cluster.local.options import UpOptions
+from paceline.cluster.local.up import run_local
+from paceline.cluster.parent.parent import LEAVE_SIGNAL, LEAVE_WITHIN_S, OnStatus
+from paceline.cluster.parent.status import UpStatus
+from paceline.cluster.ray.options import HeadOptions, JoinOptions
+from paceline.cluster.ray.up import run_head, run_joined
 from paceline.process.home import Home
 from paceline.process.logs import configure
-from paceline.types.errors import DeadlineExceeded, PacelineError
+from paceline.transport.membership import Membership
+from paceline.types.errors import DeadlineExceeded, InvalidRequest, PacelineError
+from paceline.types.join import Welcome
 
 RETRY_S = 1.0
 DOWN_S = 10.0
@@ -27,21 +34,54 @@ QUIET_KINDS = frozenset({"task_ended", "order"})
 """Kinds of event that `paceline events` shows and a person watching `up` need not see."""
 
 
-def up(options: UpOptions, models: Sequence[str], api_key: str | None) -> int:
+def up(options: UpOptions, models: Sequence[str]) -> int:
     """Runs until Ctrl-C, SIGTERM or `paceline down`; returns the exit code."""
-    home = Home(options.home)
+    home = _prepared(options.home, models)
+    return run_local(options, _watcher(home, models))
+
+
+def up_head(options: HeadOptions, models: Sequence[str]) -> int:
+    """The same for the first of many machines."""
+    home = _prepared(options.home, models)
+
+    def on_token(address: str, token: str) -> None:
+        show.out.print("Other machines join with:")
+        # In one line whatever the width of the terminal, to be copied whole.
+        show.out.print(f"  paceline join {address} --token {token}", soft_wrap=True, markup=False)
+
+    return run_head(options, on_token, _watcher(home, models))
+
+
+def join(options: JoinOptions) -> int:
+    """The same for any other machine."""
+    home = _prepared(options.home, ())
+
+    def on_welcome(welcome: Welcome) -> None:
+        show.line(f"{options.node} joins {welcome.cluster_id} at {options.head}")
+
+    return run_joined(options, on_welcome, _watcher(home, ()))
+
+
+def _prepared(path: str, models: Sequence[str]) -> Home:
+    home = Home(path)
     home.create()
-    # Restarts are told by `on_status` already.
+    # Restarts are told by the parent's status already.
     configure("up", "up", home.log_file("up", "up"), stderr_level=logging.CRITICAL)
     for model in models:
         ensure_model(model, home)
+    return home
+
+
+def _watcher(home: Home, models: Sequence[str]) -> OnStatus:
+    """Tells a person what the parent says of itself, and then what the controller decides."""
     told = threading.Event()
 
     def on_status(status: UpStatus) -> None:
         if status.ready and not told.is_set():
             told.set()
             show.out.print(f"[bold]Paceline answers at {status.url}[/bold]  (Ctrl-C ends it)")
-            api = Api(status.url, api_key)
+            info = home.read_run()
+            api = Api(status.url, info.api_key if info else None)
             threading.Thread(target=_attend, args=(api, models), daemon=True).start()
         for sibling in status.siblings:
             if sibling.pid is None and sibling.last_end and not status.stopping:
@@ -50,7 +90,7 @@ def up(options: UpOptions, models: Sequence[str], api_key: str | None) -> int:
             told.clear()
             show.out.print("stopping …")
 
-    return run_parent(options, on_status)
+    return on_status
 
 
 def _attend(api: Api, models: Sequence[str]) -> None:
@@ -83,18 +123,32 @@ def _want(api: Api, model: str) -> None:
 
 
 def down(home: Home) -> int | None:
-    """End the cluster that runs in this home; its pid, or None if there was none.
+    """End what runs in this home; its pid, or None if there was nothing.
 
     Raises DeadlineExceeded if it is still there after ten seconds.
     """
+    return _end(home, signal.SIGTERM, DOWN_S)
+
+
+def leave(home: Home) -> int | None:
+    """Have this machine's seats given to others, end what runs here and forget the cluster; the
+    pid as `down` gives it. Raises InvalidRequest on the head, and as `down`."""
+    if home.membership.exists() and Membership.of(home).head is not None:
+        raise InvalidRequest("this machine is the head of its cluster; `paceline down` ends it")
+    pid = _end(home, LEAVE_SIGNAL, LEAVE_WITHIN_S + DOWN_S)
+    home.membership.unlink(missing_ok=True)
+    return pid
+
+
+def _end(home: Home, number: signal.Signals, within_s: float) -> int | None:
     info = home.read_run()
     if info is None or not _lives(info.pid):
         return None
-    os.kill(info.pid, signal.SIGTERM)
-    deadline = time.monotonic() + DOWN_S
+    os.kill(info.pid, number)
+    deadline = time.monotonic() + within_s
     while _lives(info.pid):
         if time.monotonic() > deadline:
-            raise DeadlineExceeded(f"process {info.pid} has not ended within {DOWN_S:g} s")
+            raise DeadlineExceeded(f"process {info.pid} has not ended within {within_s:g} s")
         time.sleep(0.05)
     return info.pid
 

@@ -218,7 +218,7 @@ class OrderAgain(Action, frozen=True, kw_only=True, tag="order_again"):
 
 
 class TellAgain(Action, frozen=True, kw_only=True, tag="tell_again"):
-    """To a supervisor, about a runner: an order that shows no effect yet."""
+    """To an agent, about a runner: an order that shows no effect yet."""
 
     quiet = True
     runner: RunnerId

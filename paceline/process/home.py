@@ -48,6 +48,7 @@ class Home:
         self.logs = self.path / "logs"
         self.store = self.path / "store.sqlite"
         self.membership = self.path / "membership.json"
+        self.ray = self.path / "ray"
         self._run = self.path / "run.json"
         self._lock = self.path / "lock"
         self._cluster_id = self.path / "cluster-id"

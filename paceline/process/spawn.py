@@ -5,24 +5,18 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from paceline.process.bounded import BoundedFile
 from paceline.process.child import LIFE_VARIABLE, life_word
 from paceline.process.exits import ChildExit, exit_sentence
+from paceline.process.last_words import LastWords
 from paceline.process.memory import oom_kills
 
-TAIL_LINES = 50
-MAX_LINE = 500
-OUTPUT_BYTES = 2**20
-
-_LAST_WORDS_S = 0.2
-_CHUNK = 2**16
+LAST_WORDS_S = 0.2
+"""How long a dead process's pipe is read on."""
 
 
 class Child:
@@ -50,7 +44,6 @@ class Child:
         self._kill_at: float | None = None
         self._exit: ChildExit | None = None
         self._oom_kills = oom_kills()
-        self._tail: deque[str] = deque(maxlen=TAIL_LINES)
         life, self._life = os.pipe()
         try:
             word = life_word(life, kernel_kills=kernel_kills)
@@ -71,10 +64,8 @@ class Child:
             os.close(life)
         self.pid = self._process.pid
         self._started = clock()
-        self._reader = threading.Thread(
-            target=self._listen, args=(output,), name=f"listen-{name}", daemon=True
-        )
-        self._reader.start()
+        assert self._process.stdout is not None
+        self._words = LastWords(self._process.stdout, output, name)
 
     def poll(self) -> ChildExit | None:
         """How it ended; None while it lives. Escalates a `terminate` whose grace is over."""
@@ -114,7 +105,7 @@ class Child:
     @property
     def tail(self) -> tuple[str, ...]:
         """The last lines that it said."""
-        return tuple(self._tail.copy())
+        return self._words.tail
 
     def wait(self, timeout_s: float) -> ChildExit | None:
         """For callers without a loop: `poll` until it ended or the time is over."""
@@ -133,7 +124,7 @@ class Child:
 
     def _bury(self) -> ChildExit:
         self._signal_all(signal.SIGKILL)
-        self._reader.join(_LAST_WORDS_S)
+        self._words.wait(LAST_WORDS_S)
         code = self._process.wait()
         os.close(self._life)
         tail = self.tail
@@ -149,25 +140,3 @@ class Child:
         for send in (os.killpg, os.kill):
             with suppress(ProcessLookupError):
                 send(self.pid, number)
-
-    def _listen(self, output: Path | None) -> None:
-        file = BoundedFile(output, max_bytes=OUTPUT_BYTES, backups=1) if output else None
-        assert self._process.stdout is not None
-        rest = b""
-        with self._process.stdout as pipe:
-            while chunk := pipe.read(_CHUNK):
-                *lines, rest = (rest + chunk).split(b"\n")
-                for line in lines:
-                    self._say(line, file)
-                if len(rest) > _CHUNK:
-                    self._say(rest, file)
-                    rest = b""
-        if rest:
-            self._say(rest, file)
-        if file:
-            file.close()
-
-    def _say(self, line: bytes, file: BoundedFile | None) -> None:
-        self._tail.append(line[:MAX_LINE].decode(errors="replace").rstrip())
-        if file:
-            file.write(line)

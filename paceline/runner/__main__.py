@@ -1,4 +1,4 @@
-"""`python -m paceline.runner`: started by a supervisor, never by hand."""
+"""`python -m paceline.runner`: started by an agent, never by hand."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Stopper:
             self.runner.stop()
 
 
-def main() -> None:
+def main() -> int:
     # What native code cannot survive is told where it happened, as this process's last words.
     faulthandler.enable(all_threads=False)
     stopper = Stopper()
@@ -52,8 +52,7 @@ def main() -> None:
     )
     _serve(options, home, stopper)
     sys.stdout.flush()
-    # A job may still be deep inside torch; nothing of it is worth waiting for.
-    os._exit(0)
+    return 0
 
 
 def _serve(options: argparse.Namespace, home: Home, stopper: Stopper) -> None:
@@ -82,7 +81,14 @@ def _serve(options: argparse.Namespace, home: Home, stopper: Stopper) -> None:
     supply = Supply(Store(options.store or home.path), membership.member)
     with ControlClient[ToRunner](address, name, ToRunner, membership) as control:
         runner = Runner(
-            identity, home, control, worker, supply, grace_s=options.grace, beat_s=options.beat
+            identity,
+            home,
+            control,
+            worker,
+            supply,
+            grace_s=options.grace,
+            beat_s=options.beat,
+            host=options.host,
         )
         stopper.runner = runner
         if not stopper.asked:
@@ -97,6 +103,7 @@ def _options() -> argparse.Namespace:
         parser.add_argument(name, required=True)
     parser.add_argument("--store", type=Path, help="where checkpoints lie; the home by default")
     parser.add_argument("--control", help="the controller's address, where it is elsewhere")
+    parser.add_argument("--host", help="address of this machine for the other ranks")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument(
         "--grace",
@@ -111,4 +118,5 @@ def _options() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    main()
+    # A job may still be deep inside torch; nothing of it is worth waiting for.
+    os._exit(main())

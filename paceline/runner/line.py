@@ -30,7 +30,10 @@ log = structlog.get_logger("line")
 class Line:
     """What one rank has of its line. Entered by the I/O thread alone."""
 
-    def __init__(self, task: Connect, runtime: Path, now: float) -> None:
+    def __init__(
+        self, task: Connect, now: float, *, directory: Path | None = None, host: str | None = None
+    ) -> None:
+        """Its doors are in `directory` where all ranks are on this machine, else at `host`."""
         self.epoch = task.epoch
         self.rank = task.seat.rank
         self.world_size = task.world_size
@@ -43,9 +46,13 @@ class Line:
         self._last_tick = now
         try:
             if self.world_size > 1:
-                self._door = Door.open(self.epoch, self.rank, directory=runtime, keys=self._keys)
+                self._door = Door.open(
+                    self.epoch, self.rank, directory=directory, host=host, keys=self._keys
+                )
             if self.rank == 0:
-                self.front = FrontServer.open(self.epoch, directory=runtime, keys=self._keys)
+                self.front = FrontServer.open(
+                    self.epoch, directory=directory, host=host, keys=self._keys
+                )
         except BaseException:
             self.close()
             raise

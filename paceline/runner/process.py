@@ -73,9 +73,12 @@ class Runner:
         *,
         grace_s: float = DEFAULT_TIMING.task_grace_s,
         beat_s: float = DEFAULT_TIMING.beat_s,
+        host: str | None = None,
     ) -> None:
+        """`host`: where other machines reach this one, if its lines have ranks on others."""
         self._identity = identity
-        self._runtime = home.runtime()
+        self._directory = home.runtime() if host is None else None
+        self._host = host
         self._supply = supply
         self._control = control
         self._worker = worker
@@ -263,7 +266,7 @@ class Runner:
         if seat is None or loaded is None or seat.seat != task.seat:
             held = "no seat" if seat is None else f"seat {seat.seat}"
             raise InvalidRequest(f"connect is for seat {task.seat}; what is loaded is for {held}")
-        line = Line(task, self._runtime, self._clock())
+        line = Line(task, self._clock(), directory=self._directory, host=self._host)
         try:
             self._rank = Rank(
                 line,

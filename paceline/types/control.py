@@ -61,12 +61,12 @@ ToController = NodeBeat | RunnerBeat | GatewayBeat | Ask
 
 # --- from the controller -------------------------------------------------------------------------
 #
-# Orders to a supervisor carry the `term` of the controller that gives them, as tasks do in their
+# Orders to an agent carry the `term` of the controller that gives them, as tasks do in their
 # epoch: a node that has heeded a newer term heeds no older one.
 
 
 class Launch(msgspec.Struct, frozen=True, kw_only=True, tag="launch"):
-    """To a supervisor: have a process of this name. Repeating it starts nothing twice, and a name
+    """To an agent: have a process of this name. Repeating it starts nothing twice, and a name
     that has already ended is not started again."""
 
     runner_id: RunnerId
@@ -76,7 +76,7 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True, tag="launch"):
 
 
 class Reserve(msgspec.Struct, frozen=True, kw_only=True, tag="reserve"):
-    """To a supervisor: from now on count so much for the process; it is about to load a shard.
+    """To an agent: from now on count so much for the process; it is about to load a shard.
     Never lowers what is counted, and takes no more than the node has: its beats show the result."""
 
     runner_id: RunnerId
@@ -86,7 +86,7 @@ class Reserve(msgspec.Struct, frozen=True, kw_only=True, tag="reserve"):
 
 
 class Kill(msgspec.Struct, frozen=True, kw_only=True, tag="kill"):
-    """To a supervisor: end the process, SIGTERM first, SIGKILL after `grace_s`."""
+    """To an agent: end the process, SIGTERM first, SIGKILL after `grace_s`."""
 
     runner_id: RunnerId
     grace_s: float
@@ -95,7 +95,7 @@ class Kill(msgspec.Struct, frozen=True, kw_only=True, tag="kill"):
 
 
 class Peers(msgspec.Struct, frozen=True, kw_only=True, tag="peers"):
-    """To a supervisor: whose links it measures, and whom it lets measure. The last one holds."""
+    """To an agent: whose links it measures, and whom it lets measure. The last one holds."""
 
     incarnation: str
     measure: dict[NodeName, ProbeOffer]
@@ -180,6 +180,6 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
 
 
 FromController = Launch | Reserve | Kill | Peers | Assign | Line | Routes | Answer
-ToSupervisor = Launch | Reserve | Kill | Peers
+ToAgent = Launch | Reserve | Kill | Peers
 ToRunner = Assign | Line
 ToGateway = Routes | Answer

@@ -1,16 +1,20 @@
+from __future__ import annotations
+
 import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import psutil
 import pytest
 
+from paceline.cluster.agents import AgentCluster
 from paceline.cluster.base import Cluster
-from paceline.cluster.local.cluster import LocalCluster
+from paceline.cluster.parent.port import held_port
+from paceline.cluster.ray.environment import PURPOSE, ray_environment
 from paceline.process.home import Home
 from paceline.process.runtime import control_address
 from paceline.process.spawn import Child
@@ -62,14 +66,42 @@ class Harness(Protocol):
         """Asks the node's agent to end, and waits for that."""
 
 
-class LocalHarness:
-    def __init__(self, home: Path, runtime: Path) -> None:
-        self._home, self._runtime = home, runtime
+class RayOfOne:
+    """`ray start` as `paceline up` has it, and its end."""
+
+    def __init__(self, home: Home, temp: Path) -> None:
+        self.home = home
+        self.env = ray_environment(Membership.of_head(home).derived(PURPOSE))
+        home.ray.mkdir()
+        with held_port("127.0.0.1", 0) as port:
+            self.address = f"127.0.0.1:{port}"
+        argv = [sys.executable, "-m", "paceline.cluster.ray.start", "--home", str(home.path)]
+        argv += ["--temp", str(temp), "--host", "127.0.0.1", "--port", str(port)]
+        self._child = Child(argv, name="ray", output=home.logs / "ray.out", env=self.env)
+
+    def __enter__(self) -> RayOfOne:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._child.kill("the tests are done")
+        assert self._child.wait(10)
+
+
+class AgentHarness:
+    """Listens as a controller does to the agent that `argv` starts."""
+
+    def __init__(
+        self, home: Path, runtime: Path, argv: Sequence[str], env: Mapping[str, str] | None = None
+    ) -> None:
         membership = Membership.of_head(Home(home))
         self._control = ControlServer(control_address(runtime), membership)
-        self.cluster: Cluster = LocalCluster(self._control.send)
+        self.cluster: Cluster = AgentCluster(self._control.send)
+        self._argv = [*argv, "--home", str(home), "--runtime", str(runtime)]
+        self._argv += ["--cluster-id", "cluster-test", "--node", NODE, "--memory", str(MEMORY)]
+        self._argv += ["--threads", "1"]
+        self._env = env
         self._newest: NodeFacts | None = None
-        self.supervisor: Child | None = None
+        self._agent: Child | None = None
 
     def facts(self) -> NodeFacts:
         self._listen(0.02)
@@ -78,22 +110,18 @@ class LocalHarness:
         return self._newest
 
     def start_node(self) -> None:
-        argv = [sys.executable, "-m", "paceline.cluster.local.supervisor"]
-        argv += ["--home", str(self._home), "--runtime", str(self._runtime)]
-        argv += ["--cluster-id", "cluster-test", "--node", NODE, "--memory", str(MEMORY)]
-        argv += ["--threads", "1", "--runner", " ".join(program("runner"))]
         self._newest = None
-        self.supervisor = Child(argv, name=NODE)
+        self._agent = Child(self._argv, name=NODE, env=self._env)
 
     def lose_node(self) -> None:
-        assert self.supervisor is not None
-        self.supervisor.kill("the node is lost")
-        assert self.supervisor.wait(10)
+        assert self._agent is not None
+        self._agent.kill("the node is lost")
+        assert self._agent.wait(10)
 
     def stop_node(self) -> None:
-        assert self.supervisor is not None
-        self.supervisor.terminate(3.0, "the node ends", signal.SIGINT)
-        ended = self.supervisor.wait(10)
+        assert self._agent is not None
+        self._agent.terminate(3.0, "the node ends", signal.SIGINT)
+        ended = self._agent.wait(10)
         assert ended is not None
         assert ended.code == 0, ended
 
@@ -123,17 +151,35 @@ def runtime() -> Iterator[Path]:
         yield Path(short)
 
 
-def _local(home: Path, runtime: Path) -> LocalHarness:
+@pytest.fixture(scope="module")
+def ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayOfOne]:
+    """Ray on this machine alone, with one home for all of a module's tests."""
+    pytest.importorskip("ray", reason="the extra `ray` is not installed")
+    home = Home(tmp_path_factory.mktemp("ray"))
+    home.create()
+    with tempfile.TemporaryDirectory(dir="/tmp") as temp, RayOfOne(home, Path(temp)) as made:
+        yield made
+
+
+def _local(home: Path, runtime: Path, request: pytest.FixtureRequest) -> AgentHarness:
     Home(home).create()
-    return LocalHarness(home, runtime)
+    argv = [sys.executable, "-m", "paceline.cluster.local.supervisor"]
+    return AgentHarness(home, runtime, [*argv, "--runner", " ".join(program("runner"))])
 
 
-HARNESSES = {"local": _local}
+def _ray(home: Path, runtime: Path, request: pytest.FixtureRequest) -> AgentHarness:
+    ray: RayOfOne = request.getfixturevalue("ray")
+    argv = [sys.executable, "-m", "paceline.cluster.ray.agent", "--ray", ray.address]
+    argv += ["--runner", str(PROGRAMS / "runner.py")]
+    return AgentHarness(ray.home.path, runtime, argv, ray.env)
+
+
+HARNESSES = {"local": _local, "ray": _ray}
 
 
 @pytest.fixture(params=list(HARNESSES))
 def harness(request: pytest.FixtureRequest, tmp_path: Path, runtime: Path) -> Iterator[Harness]:
-    made = HARNESSES[request.param](tmp_path / "home", runtime)
+    made = HARNESSES[request.param](tmp_path / "home", runtime, request)
     made.start_node()
     yield made
     made.close()

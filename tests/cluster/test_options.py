@@ -2,8 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from paceline.cluster.local.options import UpOptions, check, commands, node_share
-from paceline.cluster.local.port import url_of
+from paceline.cluster.local.options import UpOptions, check, commands
+from paceline.cluster.parent.commands import node_share
+from paceline.cluster.parent.port import url_of
 from paceline.process.memory import MachineMemory
 from paceline.types.errors import InvalidRequest
 
@@ -22,8 +23,7 @@ GIB = 2**30
 def test_nodes_share_the_machine(
     nodes: int, given: int | None, available: int, cpus: int, memory: int, threads: int
 ) -> None:
-    options = UpOptions(home="/h", nodes=nodes, node_memory=given)
-    share = node_share(options, MachineMemory(16 * GIB, available), cpus)
+    share = node_share(nodes, given, MachineMemory(16 * GIB, available), cpus)
     assert (share.memory_bytes, share.threads) == (memory, threads)
 
 
@@ -38,7 +38,7 @@ def test_what_can_never_work_is_refused(wrong: dict[str, int]) -> None:
 
 def test_every_process_is_told_what_it_needs() -> None:
     options = UpOptions(home="/h", nodes=2, host="0.0.0.0")
-    share = node_share(options, MachineMemory(9 * GIB, 9 * GIB), 8)
+    share = node_share(2, None, MachineMemory(9 * GIB, 9 * GIB), 8)
     made = commands(options, Path("/h"), Path("/r"), "cluster-1", 8123, share)
     assert [(one.role, one.name) for one in made] == [
         ("controller", "controller"),

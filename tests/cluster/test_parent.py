@@ -16,10 +16,11 @@ import psutil
 import pytest
 
 from paceline.cluster.local.detached import Detached, start_detached
-from paceline.cluster.local.options import Command, Programs, UpOptions, UpStatus
-from paceline.cluster.local.parent import Parent
-from paceline.cluster.local.port import held_port
-from paceline.cluster.local.sibling import Sibling
+from paceline.cluster.local.options import Programs, UpOptions
+from paceline.cluster.parent.parent import Parent
+from paceline.cluster.parent.port import held_port
+from paceline.cluster.parent.sibling import Sibling
+from paceline.cluster.parent.status import Command, UpStatus
 from paceline.process.home import Home, RunInfo
 from paceline.types.errors import DeadlineExceeded, InvalidRequest, Unavailable
 from paceline.types.facts import NodeFacts

@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-from paceline.cluster.local import roster as roster_module
-from paceline.cluster.local.roster import LAST_EXITS, Roster
+from paceline.cluster.node import roster as roster_module
+from paceline.cluster.node.roster import LAST_EXITS, Roster
 from paceline.process.spawn import Child
 from paceline.types.control import Kill, Launch
 from paceline.types.ids import RunnerId

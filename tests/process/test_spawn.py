@@ -11,7 +11,8 @@ import pytest
 
 from paceline.process.child import PARENT_GONE
 from paceline.process.exits import exit_sentence
-from paceline.process.spawn import MAX_LINE, TAIL_LINES, Child
+from paceline.process.last_words import MAX_LINE, TAIL_LINES
+from paceline.process.spawn import Child
 
 WATCH = "from paceline.process.child import watch_parent, install_stop_signals\n"
 SLEEP = "import time\ntime.sleep(60)\n"

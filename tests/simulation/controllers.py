@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from paceline.cluster.local.cluster import LocalCluster
+from paceline.cluster.agents import AgentCluster
 from paceline.controller.actions import Action
 from paceline.controller.controller import Controller, open_book
 from paceline.types.control import Event
@@ -32,7 +32,7 @@ class SimController:
             world.disk.store,
             world.models,  # type: ignore[arg-type]
             self.events,
-            LocalCluster(self._post),
+            AgentCluster(self._post),
             self._post,
             world.clock,
             world.timing,

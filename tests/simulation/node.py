@@ -1,13 +1,13 @@
-"""A node: a machine with a supervisor, which is the real roster over simulated processes."""
+"""A node: a machine with an agent, which is the real roster over simulated processes."""
 
 from __future__ import annotations
 
 import math
 from typing import TYPE_CHECKING, Any, cast
 
-from paceline.cluster.local.cluster import supervisor_identity
-from paceline.cluster.local.roster import Roster
-from paceline.cluster.local.supervisor import LEAVE_S
+from paceline.cluster.agents import agent_identity
+from paceline.cluster.node.agent import LEAVE_S
+from paceline.cluster.node.roster import Roster
 from paceline.process.spawn import Child
 from paceline.transport.probe import BAD_AFTER, EVERY_S, GIVE_UP_S, NEVER_AFTER
 from paceline.types.control import Kill, Launch, NodeBeat, Peers, Reserve
@@ -70,7 +70,7 @@ class SimNode:
 
     @property
     def identity(self) -> str:
-        return supervisor_identity(self.name, self.incarnation)
+        return agent_identity(self.name, self.incarnation)
 
     def boot(self) -> None:
         """A new incarnation; one that is up already stays as it is."""
@@ -95,7 +95,7 @@ class SimNode:
         self.look_soon()
 
     def leave(self) -> bool:
-        """As a supervisor after SIGTERM: it ends when it is empty, or after a while, and comes back
+        """As an agent after SIGTERM: it ends when it is empty, or after a while, and comes back
         as another incarnation. False if it is down."""
         if self._end is None:
             return False

@@ -24,12 +24,11 @@ WAIT_S = 90.0
 PROGRAMS = Programs()
 
 
-class LocalCluster:
-    """`api` is its gateway, `home` its own home over the models that all tests share."""
+class Served:
+    """A cluster as its gateway `api` shows it; `home` is that of its controller."""
 
-    def __init__(self, home: Home, detached: Detached, api: Api) -> None:
+    def __init__(self, home: Home, api: Api) -> None:
         self.home = home
-        self.detached = detached
         self.api = api
 
     def create(self, model: str = MODEL, **wish: Any) -> str:
@@ -73,15 +72,6 @@ class LocalCluster:
         found: dict[str, Any] = self.wait(f"{name} to be ready", is_ready)
         return found
 
-    def processes(self, words: str) -> list[psutil.Process]:
-        """Those of this cluster whose command line has `words`."""
-        return [p for p in self.family() if words in " ".join(_cmdline(p))]
-
-    def family(self) -> list[psutil.Process]:
-        """The parent and all that it and its children have started."""
-        parent = psutil.Process(self.detached.pid)
-        return [parent, *parent.children(recursive=True)]
-
     def term(self) -> int:
         """The controller's; -1 while it is away."""
         status = self._try(lambda: self.api.get("/api/status"))
@@ -108,6 +98,23 @@ class LocalCluster:
             return condition()
         except PacelineError:
             return None
+
+
+class LocalCluster(Served):
+    """Its home is its own, over the models that all tests share."""
+
+    def __init__(self, home: Home, detached: Detached, api: Api) -> None:
+        super().__init__(home, api)
+        self.detached = detached
+
+    def processes(self, words: str) -> list[psutil.Process]:
+        """Those of this cluster whose command line has `words`."""
+        return [p for p in self.family() if words in " ".join(_cmdline(p))]
+
+    def family(self) -> list[psutil.Process]:
+        """The parent and all that it and its children have started."""
+        parent = psutil.Process(self.detached.pid)
+        return [parent, *parent.children(recursive=True)]
 
 
 @contextmanager

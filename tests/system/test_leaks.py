@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from paceline.cluster.local.supervisor import RUNNER_LOGS_KEPT
+from paceline.cluster.node.agent import RUNNER_LOGS_KEPT
 from tests.support.census import Census, quiet, settled
 from tests.support.cluster import LocalCluster, local_cluster
 from tests.support.small import SMALL, write_small

@@ -16,7 +16,7 @@ WAIT_S = 20.0
 
 
 class Node:
-    """An echo and a sounder, as a supervisor has them."""
+    """An echo and a sounder, as an agent has them."""
 
     def __init__(self, name: str, directory: Path, context: zmq.Context[zmq.Socket[bytes]]) -> None:
         keys = KeyPair.fresh()

@@ -10,7 +10,8 @@ from types import TracebackType
 import msgspec
 
 from paceline.cluster.local.options import UpOptions
-from paceline.cluster.local.parent import STOP_WITHIN_S, run_parent
+from paceline.cluster.local.up import run_local
+from paceline.cluster.parent.parent import STOP_WITHIN_S
 from paceline.process.exits import ChildExit
 from paceline.process.home import Home, RunInfo
 from paceline.process.logs import configure
@@ -87,7 +88,7 @@ def main() -> int:
     options = msgspec.json.decode(os.environ.pop(OPTIONS_VARIABLE), type=UpOptions)
     configure("up", "cluster", Home(options.home).log_file("up", "cluster"))
     try:
-        return run_parent(options, lambda _: None)
+        return run_local(options, lambda _: None)
     except PacelineError as error:
         print(error, file=sys.stderr)
         return 1

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from paceline.cluster.local.cluster import LocalCluster
+from paceline.cluster.agents import AgentCluster
 from paceline.process.child import install_stop_signals, watch_parent
 from paceline.process.files import write_whole
 from paceline.process.home import Home
@@ -25,7 +25,7 @@ install_stop_signals(lambda _: stop.set())
 seen: dict[str, NodeFacts] = {}
 membership = Membership.of(Home(options["--home"]))
 with ControlServer(control_address(Path(options["--runtime"])), membership) as control:
-    cluster = LocalCluster(control.send)
+    cluster = AgentCluster(control.send)
     while not stop.is_set():
         for _, message in control.receive(0.05):
             if not isinstance(message, NodeBeat):

@@ -18,4 +18,4 @@ def run_or_die(self, step, payload):
 
 
 Compute.run = run_or_die
-main()
+os._exit(main())

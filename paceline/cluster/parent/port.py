@@ -8,7 +8,19 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import msgspec
+
 from paceline.types.errors import InvalidRequest, Unavailable
+
+
+class Served(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a gateway listens, and what it asks of its clients."""
+
+    host: str
+    port: int
+    api_key: str | None
+    """None: nothing."""
+
 
 _REACHED_AT = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}
 """Where a gateway that is bound everywhere is reached from here."""

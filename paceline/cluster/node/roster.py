@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from typing import Protocol
 
 from paceline.process.exits import ChildExit
 from paceline.process.logs import get_logger
-from paceline.process.spawn import Child
 from paceline.types.control import Kill, Launch, Reserve
 from paceline.types.facts import ProcessExit, ProcessFacts
 from paceline.types.ids import RunnerId
@@ -21,17 +21,35 @@ NEVER_STARTED = 69
 log = get_logger(__name__)
 
 
+class RunnerProcess(Protocol):
+    """A runner's process, however it came to be; a `Child` is one."""
+
+    @property
+    def pid(self) -> int:
+        """0 until it is known."""
+        ...
+
+    def poll(self) -> ChildExit | None:
+        """How it ended; None while it lives. Never waits."""
+        ...
+
+    def terminate(self, grace_s: float, reason: str) -> None:
+        """Asks it to end, and sees to it that it has after `grace_s`, as long as `poll` is called.
+        Again: the earlier of the two moments holds."""
+        ...
+
+
 class Roster:
     """Obeys orders and keeps the ledger. A runner counts until it is seen gone."""
 
     def __init__(
-        self, incarnation: str, memory_bytes: int, start: Callable[[RunnerId], Child]
+        self, incarnation: str, memory_bytes: int, start: Callable[[RunnerId], RunnerProcess]
     ) -> None:
         """`start` makes the process; it may raise OSError."""
         self._incarnation = incarnation
         self._memory_bytes = memory_bytes
         self._start = start
-        self._alive: dict[RunnerId, tuple[Child, int]] = {}
+        self._alive: dict[RunnerId, tuple[RunnerProcess, int]] = {}
         # As a dict for its order: the oldest names are forgotten first.
         self._used: dict[RunnerId, None] = {}
         self._exits: deque[ProcessExit] = deque(maxlen=LAST_EXITS)
@@ -43,8 +61,8 @@ class Roster:
     @property
     def processes(self) -> tuple[ProcessFacts, ...]:
         return tuple(
-            ProcessFacts(runner_id=name, pid=child.pid, memory_bytes=memory)
-            for name, (child, memory) in self._alive.items()
+            ProcessFacts(runner_id=name, pid=process.pid, memory_bytes=memory)
+            for name, (process, memory) in self._alive.items()
         )
 
     @property
@@ -82,10 +100,10 @@ class Roster:
             return
         if name not in self._alive:
             return
-        child, counted = self._alive[name]
+        process, counted = self._alive[name]
         more = order.memory_bytes - counted
         if 0 < more <= self._memory_bytes - self.reserved_bytes:
-            self._alive[name] = (child, order.memory_bytes)
+            self._alive[name] = (process, order.memory_bytes)
             log.info("memory reserved", runner=name, memory_bytes=order.memory_bytes)
         self._changed = True
 
@@ -104,13 +122,13 @@ class Roster:
     def close(self, grace_s: float, reason: str) -> None:
         """Ends all and starts no more."""
         self._closing = reason
-        for child, _ in self._alive.values():
-            child.terminate(grace_s, reason)
+        for process, _ in self._alive.values():
+            process.terminate(grace_s, reason)
 
     def tick(self) -> bool:
         """Looks after every process. True if anything changed since the last tick."""
-        for name, (child, _) in list(self._alive.items()):
-            ended = child.poll()
+        for name, (process, _) in list(self._alive.items()):
+            ended = process.poll()
             if ended is not None:
                 del self._alive[name]
                 self._bury(name, ended)

@@ -1,4 +1,4 @@
-"""The thin parent of a local cluster: controller, gateway and supervisors are its children.
+"""The thin parent: controller, gateway, agents and the like are its children.
 
 It restarts what ends, tells where the cluster answers, and takes everything down with it. No
 request, token or fact passes through it.
@@ -14,17 +14,15 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
-from paceline.cluster.local.options import UpOptions, UpStatus, check, commands, node_share
-from paceline.cluster.local.port import held_port, is_healthy, url_of
-from paceline.cluster.local.sibling import Sibling
+from paceline.cluster.node.agent import LEAVE_S
+from paceline.cluster.parent.port import Served, is_healthy, url_of
+from paceline.cluster.parent.sibling import Sibling
+from paceline.cluster.parent.status import Command, UpStatus
 from paceline.process.bounded import prune
 from paceline.process.child import install_stop_signals, watch_parent
-from paceline.process.cpus import usable_cpus
 from paceline.process.home import Home, RunInfo
 from paceline.process.logs import get_logger
-from paceline.process.memory import machine_memory
 from paceline.process.runtime import remove_sockets, sweep_sockets
-from paceline.transport.membership import Membership
 
 TICK_S = 0.05
 PROBE_EVERY_S = 0.2
@@ -32,45 +30,44 @@ PROBE_TIMEOUT_S = 0.25
 SWEEP_EVERY_S = 10.0
 LOGS_KEPT = 500
 
-STOP_ORDER = (("gateway", 0.8), ("controller", 0.6), ("node", 2.8))
-"""Who is ended first, and seconds until SIGKILL: 4.2 s in all, of the 5 s that are promised."""
+STOP_ORDER = (("gateway", 0.8), ("controller", 0.6), ("node", 2.8), ("ray", 0.6))
+"""Who is ended first, and seconds until SIGKILL: 4.8 s in all, of the 5 s that are promised."""
 STOP_WITHIN_S = 5.0
+LEAVE_SIGNAL = signal.SIGUSR1
+LEAVE_WITHIN_S = LEAVE_S + 5.0
+"""What its node has to end in when this machine is asked to leave."""
 
 log = get_logger(__name__)
 
 OnStatus = Callable[[UpStatus], None]
 
 
-def run_parent(options: UpOptions, on_status: OnStatus) -> int:
-    """Runs a local cluster until SIGTERM, SIGINT or SIGHUP, or until our own parent is gone; then
-    ends all of it within five seconds. Returns the exit code.
+def run_parent(
+    home: Home,
+    cluster_id: str,
+    commands: Sequence[Command],
+    served: Served,
+    on_status: OnStatus,
+) -> int:
+    """Keeps the commands alive until SIGTERM, SIGINT or SIGHUP, or until our own parent is gone;
+    then ends all of them within STOP_WITHIN_S. Returns the exit code.
 
-    Call it from the main thread, with logging configured. `on_status` is called on every change.
-    Raises InvalidRequest or Unavailable, with nothing started, when it cannot be: the home is
-    held, the port is in use.
+    Call it from the main thread, under the home's lock and with logging configured. `served` is
+    where the gateway among them answers; `on_status` is called on every change.
     """
-    check(options)
-    home = Home(options.home)
-    share = node_share(options, machine_memory(), usable_cpus())
-    with home.lock(), held_port(options.host, options.port) as port:
-        cluster_id, runtime = home.cluster_id(), home.runtime()
-        Membership.of_head(home)
-        siblings = [
-            Sibling(command, home.logs)
-            for command in commands(options, home.path, runtime, cluster_id, port, share)
-        ]
-        place = RunInfo(
-            url=url_of(options.host, port),
-            pid=os.getpid(),
-            cluster_id=cluster_id,
-            started_at=time.time(),
-            api_key=options.api_key,
-        )
-        probe = partial(is_healthy, options.host, port, PROBE_TIMEOUT_S)
-        parent = Parent(home, runtime, place, siblings, probe, on_status)
-        watch_parent(lambda: parent.stop("its own parent is gone"), grace_s=STOP_WITHIN_S)
-        with _stopped_by_signals(parent.stop):
-            parent.run()
+    place = RunInfo(
+        url=url_of(served.host, served.port),
+        pid=os.getpid(),
+        cluster_id=cluster_id,
+        started_at=time.time(),
+        api_key=served.api_key,
+    )
+    siblings = [Sibling(command, home.logs) for command in commands]
+    probe = partial(is_healthy, served.host, served.port, PROBE_TIMEOUT_S)
+    parent = Parent(home, home.runtime(), place, siblings, probe, on_status)
+    watch_parent(lambda: parent.stop("its own parent is gone"), grace_s=STOP_WITHIN_S)
+    with _asked_by_signals(parent):
+        parent.run()
     return 0
 
 
@@ -96,6 +93,7 @@ class Parent:
         self._on_status = on_status
         self._clock = clock
         self._asked: list[str] = []
+        self._leaving = ""
         self._ready = False
         self._last_status: UpStatus | None = None
         self._probe_at = self._sweep_at = 0.0
@@ -103,6 +101,10 @@ class Parent:
     def stop(self, reason: str) -> None:
         """May be called from a signal handler and from any thread."""
         self._asked.append(reason)
+
+    def leave(self, reason: str) -> None:
+        """To end once its nodes have given their seats to others. As safe to call as `stop`."""
+        self._leaving = reason
 
     def run(self) -> None:
         # What a predecessor left that had no time to clear away.
@@ -120,6 +122,8 @@ class Parent:
     def _tick(self) -> None:
         for sibling in self._siblings:
             sibling.tick()
+        if self._leaving:
+            self._empty(self._leaving)
         now = self._clock()
         if not self._ready and now >= self._probe_at:
             self._ready = self._announce()
@@ -140,6 +144,14 @@ class Parent:
             return False
         log.info("ready", url=self._place.url)
         return True
+
+    def _empty(self, reason: str) -> None:
+        """SIGTERM has a node ask for its seats to be given away; then there is no more to do."""
+        nodes = [sibling for sibling in self._siblings if sibling.role == "node"]
+        for node in nodes:
+            node.stop(LEAVE_WITHIN_S, reason, signal.SIGTERM)
+        if all(node.ended for node in nodes):
+            self.stop(reason)
 
     def _end_all(self, reason: str) -> None:
         log.info("stopping", why=reason)
@@ -179,13 +191,14 @@ class Parent:
 
 
 @contextmanager
-def _stopped_by_signals(stop: Callable[[str], None]) -> Iterator[None]:
+def _asked_by_signals(parent: Parent) -> Iterator[None]:
     """A terminal that closes asks us to end too, unless we were told to ignore that (nohup)."""
-    numbers = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
+    asks = dict.fromkeys((signal.SIGTERM, signal.SIGINT, signal.SIGHUP), parent.stop)
+    asks[LEAVE_SIGNAL] = parent.leave
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
-        numbers.remove(signal.SIGHUP)
-    before = {number: signal.getsignal(number) for number in numbers}
-    install_stop_signals(lambda number: stop(f"it got {number.name}"), numbers)
+        del asks[signal.SIGHUP]
+    before = {number: signal.getsignal(number) for number in asks}
+    install_stop_signals(lambda number: asks[number](f"it got {number.name}"), asks)
     try:
         yield
     finally:

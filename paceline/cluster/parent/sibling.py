@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from paceline.cluster.local.options import Command, SiblingStatus
+from paceline.cluster.parent.status import Command, SiblingStatus
 from paceline.process.backoff import Backoff
 from paceline.process.exits import ChildExit
 from paceline.process.logs import get_logger
@@ -23,7 +23,7 @@ log = get_logger(__name__)
 
 
 class Sibling:
-    """One of `controller`, `gateway`, `node`. `tick` often; nothing here waits."""
+    """One of `controller`, `gateway`, `node`, `ray`. `tick` often; nothing here waits."""
 
     def __init__(
         self, command: Command, logs: Path, clock: Callable[[], float] = time.monotonic
@@ -64,11 +64,12 @@ class Sibling:
         elif self._start_at is not None and self._clock() >= self._start_at:
             self._start()
 
-    def stop(self, grace_s: float, reason: str) -> None:
+    def stop(self, grace_s: float, reason: str, number: signal.Signals | None = None) -> None:
         """Ends it for good: a signal now, SIGKILL after the grace."""
         self._start_at = None
         if self._child is not None:
-            self._child.terminate(grace_s, reason, _ENDS.get(self.role, signal.SIGTERM))
+            number = number or _ENDS.get(self.role, signal.SIGTERM)
+            self._child.terminate(grace_s, reason, number)
 
     def kill(self, reason: str) -> None:
         self._start_at = None

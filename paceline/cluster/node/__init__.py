@@ -1,0 +1,1 @@
+"""A node of any cluster: its agent, and the roster of its runners."""

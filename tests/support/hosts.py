@@ -1,0 +1,147 @@
+"""Several hosts on one machine: each has a network and processes of its own, joined by a bridge."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from functools import cache
+from pathlib import Path
+
+import psutil
+
+NETWORK = "10.77.0"
+GONE_S = 10.0
+
+
+class Host:
+    """`name` is its network namespace, `address` how the others and the test reach it."""
+
+    def __init__(self, name: str, address: str) -> None:
+        self.name = name
+        self.address = address
+        self._inits: list[subprocess.Popen[bytes]] = []
+
+    def start(self, argv: Sequence[str], env: Mapping[str, str], output: Path) -> None:
+        """Runs the command as the first process of the host, with a /proc and a pid 1 of its own:
+        all that it starts ends with it."""
+        inside = ["ip", "netns", "exec", self.name]
+        inside += ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
+        with output.open("ab") as file:
+            process = subprocess.Popen(
+                [*inside, *argv],
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **env},
+                start_new_session=True,
+            )
+        self._inits.append(process)
+
+    def processes(self, words: str) -> list[psutil.Process]:
+        """Those on this host whose command line has `words`; their pids are ours, not its own."""
+        found = []
+        for init in self._inits:
+            with suppress(psutil.NoSuchProcess):
+                for process in psutil.Process(init.pid).children(recursive=True):
+                    with suppress(psutil.Error):
+                        found += [process] if words in " ".join(process.cmdline()) else []
+        return found
+
+    def process(self, pid: int) -> psutil.Process:
+        """The one that has this pid on the host itself."""
+        (found,) = (process for process in self.processes("") if _inner_pid(process.pid) == pid)
+        return found
+
+    def tell(self, number: signal.Signals) -> None:
+        """A signal to the first process, as a person at that machine gives it."""
+        for init in self._inits:
+            with suppress(psutil.NoSuchProcess):
+                for first in psutil.Process(init.pid).children():
+                    first.send_signal(number)
+
+    def wait(self, timeout_s: float = GONE_S) -> None:
+        """Until all that was started here has ended."""
+        for init in self._inits:
+            init.wait(timeout_s)
+        self._inits.clear()
+
+    def cut_power(self) -> None:
+        """Everything on it is gone at once, without a word to anybody."""
+        for init in self._inits:
+            with suppress(ProcessLookupError):
+                os.killpg(init.pid, signal.SIGKILL)
+        self.wait()
+
+
+@contextmanager
+def hosts(count: int) -> Iterator[list[Host]]:
+    """That many hosts, which reach each other and are reached from here; gone afterwards."""
+    mark = f"pl{os.getpid() % 100_000}"
+    bridge = f"{mark}b"
+    names = [f"{mark}h{number}" for number in range(1, count + 1)]
+    made = [Host(name, f"{NETWORK}.{number}") for number, name in enumerate(names, 1)]
+    try:
+        _ip("link", "add", bridge, "type", "bridge")
+        _ip("addr", "add", f"{NETWORK}.254/24", "dev", bridge)
+        _ip("link", "set", bridge, "up")
+        for host in made:
+            _plug_in(host, bridge)
+        yield made
+    finally:
+        for host in made:
+            host.cut_power()
+            _ip("netns", "del", host.name, may_fail=True)
+        _ip("link", "del", bridge, may_fail=True)
+
+
+@cache
+def why_no_hosts() -> str:
+    """What keeps this machine from having hosts; empty if nothing does."""
+    missing = [tool for tool in ("ip", "unshare") if shutil.which(tool) is None]
+    if missing:
+        return f"the programs {' and '.join(missing)} are not installed"
+    if os.geteuid() != 0:
+        return "network namespaces need root"
+    try:
+        with hosts(1) as (host,):
+            subprocess.run(
+                ["ip", "netns", "exec", host.name, "unshare", "--pid", "--fork", "true"],
+                check=True,
+                capture_output=True,
+            )
+    except (OSError, subprocess.CalledProcessError) as error:
+        said = getattr(error, "stderr", b"") or b""
+        return f"this kernel does not let us make hosts: {said.decode().strip() or error}"
+    return ""
+
+
+def _inner_pid(pid: int) -> int:
+    """Its pid in its innermost namespace; 0 if it is gone (proc(5), NSpid)."""
+    with suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("NSpid:"):
+                return int(line.split()[-1])
+    return 0
+
+
+def _plug_in(host: Host, bridge: str) -> None:
+    outside, inside = f"{host.name}o", f"{host.name}i"
+    _ip("netns", "add", host.name)
+    _ip("link", "add", outside, "type", "veth", "peer", "name", inside)
+    _ip("link", "set", inside, "netns", host.name)
+    _ip("link", "set", outside, "master", bridge, "up")
+    for words in (
+        ["link", "set", "lo", "up"],
+        ["addr", "add", f"{host.address}/24", "dev", inside],
+        ["link", "set", inside, "up"],
+        ["route", "add", "default", "via", f"{NETWORK}.254"],
+    ):
+        _ip("-n", host.name, *words)
+
+
+def _ip(*words: str, may_fail: bool = False) -> None:
+    subprocess.run(["ip", *words], check=not may_fail, capture_output=True)

@@ -1,0 +1,116 @@
+"""Two machines with Ray underneath, the real model over both, and a runner that is killed."""
+
+from __future__ import annotations
+
+import re
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from paceline.cli.api import Api
+from paceline.process.home import Home
+from tests.support.cluster import Served
+from tests.support.hosts import Host, hosts, why_no_hosts
+from tests.support.models import smollm2_dir
+from tests.support.streams import Stream, body, calm
+
+pytest.importorskip("ray", reason="the extra `ray` is not installed")
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.skipif(bool(why_no_hosts()), reason=why_no_hosts()),
+]
+
+ROOT = Path(__file__).parents[2]
+MEMORY = "1500MiB"
+JOIN = re.compile(r"paceline join (\S+) --token (\S+)")
+START_S = 60.0
+
+
+class Machine:
+    """A host with a home, where `paceline` is run as a person does."""
+
+    def __init__(self, host: Host, base: Path, runtime: Path) -> None:
+        self.host = host
+        self.home = Home(base / host.name)
+        self.home.create()
+        self.home.models.symlink_to(smollm2_dir().parent)
+        self.output = self.home.logs / "terminal.out"
+        self._env = {
+            "PYTHONPATH": str(ROOT),
+            "PACELINE_HOME": str(self.home.path),
+            "PACELINE_RUNTIME": str(runtime / host.name),
+        }
+
+    def paceline(self, *words: str) -> None:
+        self.host.start([sys.executable, "-m", "paceline.cli.main", *words], self._env, self.output)
+
+    def wait_ready(self) -> Api:
+        info = _wait(self.home.read_run, lambda: self.output.read_text()[-2000:])
+        return Api(info.url, info.api_key)
+
+
+def _wait(look, why):
+    deadline = time.monotonic() + START_S
+    while not (found := look()):
+        assert time.monotonic() < deadline, why()
+        time.sleep(0.05)
+    return found
+
+
+@pytest.fixture(scope="module")
+def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Machine]]:
+    base = tmp_path_factory.mktemp("hosts")
+    with hosts(2) as made, tempfile.TemporaryDirectory(dir="/tmp") as runtime:
+        first, second = (Machine(host, base, Path(runtime)) for host in made)
+        words = ("--host", first.host.address, "--node-memory", MEMORY, "--node", "first")
+        first.paceline("up", "--cluster", "ray", *words)
+        found = _wait(
+            lambda: first.output.exists() and JOIN.search(first.output.read_text()),
+            lambda: first.output.read_text(),
+        )
+        first.wait_ready()
+        words = ("--token", found[2], "--node-memory", MEMORY, "--node", "second")
+        second.paceline("join", found[1], *words)
+        second.wait_ready()
+        yield [first, second]
+
+
+def test_a_line_over_two_machines_answers_and_goes_on_after_a_kill(machines) -> None:
+    first, second = machines
+    cluster = Served(first.home, first.wait_ready())
+    cluster.wait("both nodes", lambda: len(cluster.api.get("/api/nodes")) == 2)
+    name = cluster.create(min_nodes=2, max_nodes=2)
+    epoch = cluster.ready(name)["epoch"]
+    ranks = cluster.ranks(name)
+    assert {rank["node"] for rank in ranks.values()} == {"first", "second"}
+    assert "Paris" in cluster.ask()
+
+    expected = calm(cluster, body())
+    stream = Stream(cluster, body())
+    stream.until(10)
+    (lost,) = (rank for rank in ranks.values() if rank["node"] == "second")
+    second.host.process(lost["pid"]).send_signal(signal.SIGKILL)
+    assert stream.rest() == expected
+    cluster.ready(name, after=epoch)
+    said = [e["sentence"] for e in cluster.events() if lost["id"] in e["sentence"]]
+    assert any("SIGKILL" in sentence for sentence in said), said
+
+
+def test_any_machine_answers_for_all_and_may_leave(machines) -> None:
+    first, second = machines
+    cluster = Served(first.home, first.wait_ready())
+    there = Served(second.home, second.wait_ready())
+    assert "Paris" in there.ask()
+    second.host.tell(signal.SIGUSR1)
+    second.host.wait(30)
+    cluster.wait(
+        "one node",
+        lambda: (
+            [n["name"] for n in cluster.api.get("/api/nodes") if n["state"] != "lost"] == ["first"]
+        ),
+    )
