@@ -10,6 +10,7 @@ from paceline.checkpoint import Progress, Store, pull, read_eos_ids
 from paceline.checkpoint.facts import read_config
 from paceline.process.home import Home
 from paceline.runner.compute import Compute
+from paceline.runner.kv_memory import KvMemory
 from paceline.runner.pulse import Pulse
 from paceline.types.tasks import Fetch, Load
 
@@ -21,6 +22,7 @@ class Loaded(msgspec.Struct, frozen=True):
     """A shard in memory and what a driver needs to know of its model."""
 
     compute: Compute
+    kv: KvMemory
     kv_pages: int
     vocab_size: int
     max_context: int
@@ -52,4 +54,6 @@ def load(home: Home, task: Load, report: Report, pulse: Pulse) -> Loaded:
         on_layer=report,
         pulse=pulse,
     )
-    return Loaded(compute, task.kv_pages, config.vocab_size, config.max_context, eos_ids)
+    return Loaded(
+        compute, KvMemory(), task.kv_pages, config.vocab_size, config.max_context, eos_ids
+    )

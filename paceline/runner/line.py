@@ -30,12 +30,14 @@ log = structlog.get_logger("line")
 class Line:
     """What one rank has of its line. Entered by the I/O thread alone."""
 
-    def __init__(self, task: Connect, runtime: Path, now: float) -> None:
+    def __init__(self, task: Connect, runtime: Path, now: float, kv_generation: str = "") -> None:
         self.epoch = task.epoch
         self.rank = task.seat.rank
         self.world_size = task.world_size
         self.front: FrontServer | None = None
         self.steps = 0
+        self._kv_generation = kv_generation
+        self._offers: tuple[LinkOffer, ...] = ()
         self._keys = KeyPair.fresh()
         self._door: Door | None = None
         self._upstream: Link | None = None
@@ -58,10 +60,12 @@ class Line:
             address=self._door.address if self._door else "",
             public_key=self._keys.public,
             front_address=self.front.address if self.front else None,
+            kv_generation=self._kv_generation,
         )
 
     def meet(self, order: LineOrder) -> None:
         """Learn who the neighbours and the gateways are; what is known already stays."""
+        self._offers = order.offers
         if self.front is not None:
             self.front.admit(order.gateway_keys)
         offers = {offer.rank: offer for offer in order.offers}
@@ -72,6 +76,17 @@ class Line:
         self._door.admit([before.public_key])
         self._upstream = self._door.accept(before.rank)
         self._downstream = Link.connect(after, rank=self.rank, keys=self._keys)
+
+    @property
+    def driver_key(self) -> str:
+        """No other line ever has it. Known once this one has met."""
+        theirs = (offer.public_key for offer in self._offers if offer.rank == 0)
+        return self._keys.public if self.rank == 0 else next(theirs, "")
+
+    @property
+    def kv_generations(self) -> frozenset[str]:
+        """Of all ranks, as they joined."""
+        return frozenset((self._kv_generation, *(o.kv_generation for o in self._offers)))
 
     @property
     def established(self) -> bool:
