@@ -101,6 +101,13 @@ class Scheduler:
         return len(self._waiting)
 
     @property
+    def held_up(self) -> list[tuple[StreamId, int]]:
+        """Streams, with their attempts, that can gain nothing yet: they wait for pages, or their
+        prompt is being read."""
+        reading = (one for one in self._slots.running.values() if not one.decoding)
+        return [(one.record.stream_id, one.record.attempt) for one in (*reading, *self._waiting)]
+
+    @property
     def pages_free(self) -> int:
         return self._slots.pool.free
 

@@ -91,8 +91,8 @@ async def listen(line: Runners, record: StreamRecord) -> list[int]:
         client.send(Submit(record))
         while len(ids) < HEARD:
             message = await client.receive()
-            assert isinstance(message, Tokens), message
-            ids += [token.id for token in message.tokens]
+            if isinstance(message, Tokens):
+                ids += [token.id for token in message.tokens]
     finally:
         client.close()
     return ids[:HEARD]
