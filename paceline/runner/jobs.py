@@ -9,6 +9,7 @@ import msgspec
 from paceline.checkpoint import read_eos_ids
 from paceline.checkpoint.facts import read_config
 from paceline.runner.compute import Compute
+from paceline.runner.kv_memory import KvMemory
 from paceline.runner.pulse import FETCH, Pulse
 from paceline.runner.supply import Report, Supply
 from paceline.types.tasks import Fetch, Load
@@ -18,6 +19,7 @@ class Loaded(msgspec.Struct, frozen=True):
     """A shard in memory and what a driver needs to know of its model."""
 
     compute: Compute
+    kv: KvMemory
     kv_pages: int
     vocab_size: int
     max_context: int
@@ -47,7 +49,9 @@ def load(supply: Supply, task: Load, report: Report, pulse: Pulse) -> Loaded:
         on_layer=lambda done, total: report(0.5 + done / total / 2, ""),
         pulse=pulse,
     )
-    return Loaded(compute, task.kv_pages, config.vocab_size, config.max_context, eos_ids)
+    return Loaded(
+        compute, KvMemory(), task.kv_pages, config.vocab_size, config.max_context, eos_ids
+    )
 
 
 def _brought(supply: Supply, task: Fetch | Load, report: Report, pulse: Pulse) -> Path:

@@ -266,11 +266,18 @@ class Runner:
         if seat is None or loaded is None or seat.seat != task.seat:
             held = "no seat" if seat is None else f"seat {seat.seat}"
             raise InvalidRequest(f"connect is for seat {task.seat}; what is loaded is for {held}")
-        line = Line(task, self._clock(), directory=self._directory, host=self._host)
+        line = Line(
+            task,
+            self._clock(),
+            directory=self._directory,
+            host=self._host,
+            kv_generation=loaded.kv.generation,
+        )
         try:
             self._rank = Rank(
                 line,
                 loaded.compute,
+                loaded.kv,
                 self._worker,
                 _driver(line, loaded, task),
                 on_lost=lambda reason: self._end_line(RunnerEvent.LINE_LOST, reason),

@@ -75,6 +75,8 @@ class LinkOffer(msgspec.Struct, frozen=True, kw_only=True):
     """CURVE key of the rank's door *and* of its outgoing link, Z85."""
     front_address: str | None = None
     """Rank 0 only: where gateways submit; same key."""
+    kv_generation: str = ""
+    """The key of the driver whose steps wrote the rank's KV last; empty: nothing is in it."""
 
 
 class LineHealth(msgspec.Struct, frozen=True, kw_only=True):

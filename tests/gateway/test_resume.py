@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -292,3 +293,20 @@ async def test_comments_fill_the_pause(short: Path) -> None:
                     driver = await next_epoch(r)
         assert "error" not in text
         assert text.endswith("data: [DONE]\n\n")
+
+
+async def test_a_stream_opens_with_its_first_token(short: Path) -> None:
+    """Until then a line of other numerics may take it."""
+    async with rig(short, msgspec.structs.replace(QUICK, keepalive_s=0.05)) as r:
+        driver = r.serve(say(TEXT))
+        driver.hold = True
+        body = {"model": MODEL, "messages": HI, "stream": True}
+        fingerprints: set[str] = set()
+        async with r.http.stream("POST", "/v1/chat/completions", json=body) as response:
+            async for line in response.aiter_lines():
+                if line == ": keep-alive" and not driver.dead.is_set():
+                    driver.die()
+                    await next_epoch(r, numerics_id="n-2")
+                elif line.startswith("data: {"):
+                    fingerprints.add(json.loads(line[6:])["system_fingerprint"])
+        assert fingerprints == {"n-2"}
