@@ -89,7 +89,8 @@ class Link:
         if not self.established:
             raise LinkFull(f"the link to rank {self.peer_rank} is not established yet")
         if not self._put(body, tensor, now):
-            raise LinkFull(f"rank {self.peer_rank} does not take frames; its queue is full")
+            why = "it has left the line, or its queue is full"
+            raise LinkFull(f"rank {self.peer_rank} does not take frames: {why}")
 
     def receive(self, now: float) -> Frame | None:
         """The next frame for the caller, or None. Hellos and beats are dealt with here.
