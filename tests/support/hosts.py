@@ -15,6 +15,7 @@ import psutil
 
 NETWORK = "10.77.0"
 GONE_S = 10.0
+RUN_S = 60.0
 
 
 class Host:
@@ -41,6 +42,18 @@ class Host:
             )
         self._inits.append(process)
 
+    def run(self, argv: Sequence[str], env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+        """Another command beside the first, to its end."""
+        (first,) = psutil.Process(self._inits[0].pid).children()
+        beside = ["nsenter", "--target", str(first.pid), "--pid", "--net", "--mount"]
+        return subprocess.run(
+            [*beside, *argv],
+            env={**os.environ, **env},
+            capture_output=True,
+            text=True,
+            timeout=RUN_S,
+        )
+
     def processes(self, words: str) -> list[psutil.Process]:
         """Those on this host whose command line has `words`; their pids are ours, not its own."""
         found = []
@@ -55,13 +68,6 @@ class Host:
         """The one that has this pid on the host itself."""
         (found,) = (process for process in self.processes("") if _inner_pid(process.pid) == pid)
         return found
-
-    def tell(self, number: signal.Signals) -> None:
-        """A signal to the first process, as a person at that machine gives it."""
-        for init in self._inits:
-            with suppress(psutil.NoSuchProcess):
-                for first in psutil.Process(init.pid).children():
-                    first.send_signal(number)
 
     def wait(self, timeout_s: float = GONE_S) -> None:
         """Until all that was started here has ended."""
@@ -101,7 +107,7 @@ def hosts(count: int) -> Iterator[list[Host]]:
 @cache
 def why_no_hosts() -> str:
     """What keeps this machine from having hosts; empty if nothing does."""
-    missing = [tool for tool in ("ip", "unshare") if shutil.which(tool) is None]
+    missing = [tool for tool in ("ip", "unshare", "nsenter") if shutil.which(tool) is None]
     if missing:
         return f"the programs {' and '.join(missing)} are not installed"
     if os.geteuid() != 0:
