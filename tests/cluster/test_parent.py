@@ -215,6 +215,34 @@ def test_asked_twice_it_does_not_wait(runtime: Path, tmp_path: Path) -> None:
     assert [status.stopping for status in seen] == [False, True, True]
 
 
+def test_asked_to_leave_it_lets_its_node_empty_itself_first(runtime: Path, tmp_path: Path) -> None:
+    """SIGTERM is the word for that; SIGINT would end the node at once."""
+    node = (
+        "import signal, sys, time\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit('it is empty'))\n"
+        "print('here', flush=True)\n"
+        "time.sleep(60)"
+    )
+    argv = (sys.executable, "-c", node)
+    siblings = [
+        Sibling(Command(role=role, name=role, argv=argv), tmp_path) for role in ("gateway", "node")
+    ]
+    said = tmp_path / "node-node.out"
+    ends: list[tuple[bool, dict[str, str]]] = []
+
+    def on_status(status: UpStatus) -> None:
+        until(lambda: said.exists() and "here" in said.read_text())
+        parent.leave("this machine is wanted elsewhere")
+        ends.append((status.stopping, {one.name: one.last_end for one in status.siblings}))
+
+    place = RunInfo(url="http://x", pid=1, cluster_id="c", started_at=0.0)
+    parent = Parent(Home(tmp_path), runtime, place, siblings, lambda: False, on_status)
+    parent.run()
+    of_node = [stopping for stopping, last in ends if "it is empty" in last["node"]]
+    assert of_node[0] is False, "the gateway serves until the node is empty"
+    assert "it is empty" in ends[-1][1]["gateway"]
+
+
 # --- ends that nobody asked for ------------------------------------------------------------------
 
 
