@@ -10,12 +10,14 @@ import time
 from collections.abc import Sequence
 
 import psutil
+from msgspec.structs import replace
 
 from paceline.cli import show
 from paceline.cli.api import Api
 from paceline.cli.models import ensure_model
 from paceline.cluster.local.options import UpOptions, UpStatus
 from paceline.cluster.local.parent import run_parent
+from paceline.process.exposure import ApiKey, is_loopback, kept_api_key
 from paceline.process.home import Home
 from paceline.process.logs import configure
 from paceline.types.errors import DeadlineExceeded, PacelineError
@@ -31,6 +33,9 @@ def up(options: UpOptions, models: Sequence[str], api_key: str | None) -> int:
     """Runs until Ctrl-C, SIGTERM or `paceline down`; returns the exit code."""
     home = Home(options.home)
     home.create()
+    if api_key is None and not is_loopback(options.host):
+        api_key = _made_known(kept_api_key(home), home)
+        options = replace(options, api_key=api_key)
     # Restarts are told by `on_status` already.
     configure("up", "up", home.log_file("up", "up"), stderr_level=logging.CRITICAL)
     for model in models:
@@ -51,6 +56,16 @@ def up(options: UpOptions, models: Sequence[str], api_key: str | None) -> int:
             show.out.print("stopping …")
 
     return run_parent(options, on_status)
+
+
+def _made_known(key: ApiKey, home: Home) -> str:
+    """Said once, when it is made; later only where it lies."""
+    if key.is_new:
+        show.out.print(f"API key, shown this once and kept in {home.api_key}:", markup=False)
+        show.out.print(key.text, markup=False, highlight=False, soft_wrap=True)
+    else:
+        show.out.print(f"clients need the API key in {home.api_key}", markup=False)
+    return key.text
 
 
 def _attend(api: Api, models: Sequence[str]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from paceline.process.exposure import check_exposure
 from paceline.process.memory import MachineMemory
 from paceline.types.errors import InvalidRequest
 from paceline.types.policy import DEFAULT_TIERS, Tier, check_tiers
@@ -46,7 +47,7 @@ class UpOptions(msgspec.Struct, frozen=True, kw_only=True):
     port: int = DEFAULT_PORT
     """0: any free one."""
     api_key: str | None = None
-    """What the gateway asks of its clients; None: nothing."""
+    """What the gateway asks of its clients; None: nothing, on loopback only."""
     timing: Timing = DEFAULT_TIMING
     tiers: tuple[Tier, ...] = DEFAULT_TIERS
     programs: Programs = Programs()
@@ -100,6 +101,7 @@ def check(options: UpOptions) -> None:
         raise InvalidRequest(f"port {options.port}; choose 1 to 65535, or 0 for any free one")
     if options.node_memory is not None and options.node_memory <= 0:
         raise InvalidRequest("a node needs memory; give --node-memory as in 2GiB")
+    check_exposure(options.host, options.api_key)
     check_timing(options.timing)
     check_tiers(options.tiers)
 
