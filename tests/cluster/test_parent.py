@@ -151,7 +151,7 @@ def test_it_comes_up_tells_where_and_leaves_nothing(
     assert again.wait_ready(30).cluster_id == info.cluster_id
 
 
-def test_the_key_goes_to_the_gateway_alone_and_shows_on_no_command_line(
+def test_the_key_shows_on_no_command_line_and_is_not_taken_from_our_environment(
     start: Start, options: UpOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PACELINE_API_KEY", "of another cluster")
