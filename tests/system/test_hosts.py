@@ -7,8 +7,9 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -62,7 +63,7 @@ class Machine:
         return Api(info.url, info.api_key)
 
 
-def _wait(look, why):
+def _wait(look: Callable[[], Any], why: Callable[[], object]) -> Any:
     deadline = time.monotonic() + START_S
     while not (found := look()):
         assert time.monotonic() < deadline, why()
@@ -141,3 +142,14 @@ def test_any_machine_answers_for_all_and_may_leave(machines) -> None:
     assert not second.home.membership.exists()
     (node,) = (one for one in cluster.api.get("/api/nodes") if one["name"] == "second")
     assert node["runners"] == []
+
+
+def test_nothing_on_a_machine_outlives_its_parent(machines) -> None:
+    first, _ = machines
+    (parent,) = first.host.processes("paceline.cli.main up")
+    assert len(first.host.processes()) > 8
+    parent.kill()
+    _wait(
+        lambda: all(p.name() in ("bash", "sleep") for p in first.host.processes()),
+        lambda: [p.cmdline() for p in first.host.processes()],
+    )
