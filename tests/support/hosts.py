@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -92,15 +93,18 @@ class Host:
         When it goes, the kernel ends all that is in its namespace."""
         inside = ["ip", "netns", "exec", self.name]
         inside += ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
+        with_us = ["setpriv", "--pdeathsig", "KILL"]
         return subprocess.Popen(
-            [*inside, "bash", "-c", "while :; do sleep 1000; done"], start_new_session=True
+            [*with_us, *inside, "bash", "-c", "while :; do sleep 1000; done"],
+            start_new_session=True,
         )
 
 
 @contextmanager
 def hosts(count: int) -> Iterator[list[Host]]:
     """That many hosts, which reach each other and are reached from here; gone afterwards."""
-    mark = f"pl{os.getpid() % 100_000}"
+    _sweep()
+    mark = f"pl{os.getpid()}"
     bridge = f"{mark}b"
     names = [f"{mark}h{number}" for number in range(1, count + 1)]
     made = [Host(name, f"{NETWORK}.{number}") for number, name in enumerate(names, 1)]
@@ -121,7 +125,9 @@ def hosts(count: int) -> Iterator[list[Host]]:
 @cache
 def why_no_hosts() -> str:
     """What keeps this machine from having hosts; empty if nothing does."""
-    missing = [tool for tool in ("ip", "unshare", "nsenter") if shutil.which(tool) is None]
+    missing = [
+        tool for tool in ("ip", "unshare", "nsenter", "setpriv") if shutil.which(tool) is None
+    ]
     if missing:
         return f"the programs {' and '.join(missing)} are not installed"
     if os.geteuid() != 0:
@@ -159,6 +165,16 @@ def _inner_pid(pid: int) -> int:
             if line.startswith("NSpid:"):
                 return int(line.split()[-1])
     return 0
+
+
+def _sweep() -> None:
+    """What a test left that had no time to clear away."""
+    named = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True).stdout
+    bridges = (path.name for path in Path("/sys/class/net").iterdir())
+    for name in (*(line.split()[0] for line in named.splitlines()), *bridges):
+        mark = re.fullmatch(r"pl(\d+)(b|h\d+)", name)
+        if mark and not psutil.pid_exists(int(mark[1])):
+            _ip(*(("link", "del") if mark[2] == "b" else ("netns", "del")), name, may_fail=True)
 
 
 def _plug_in(host: Host, bridge: str) -> None:

@@ -193,7 +193,8 @@ def bracketed(host: str) -> str:
 def _ray(options: _Machine, place: Place, where: Words) -> Command:
     words = {"--home": place.home, "--temp": place.temp, "--host": options.host} | where
     made = argv(options.programs.ray, words)
-    return Command(role="ray", name="ray", argv=made, env=ray_environment(place.ray_token))
+    env = ray_environment(place.ray_token)
+    return Command(role="ray", name="ray", argv=made, env=env, kernel_kills=False)
 
 
 def _agent(options: _Machine, place: Place, common: Words, ray: str, *, own_ray: bool) -> Command:
