@@ -53,8 +53,8 @@ def test_they_are_bounded_and_nobody_is_named_for_a_model_that_is_not_known():
 
 def test_a_fetch_names_the_content_the_shard_and_who_has_it():
     scene = Scene()
-    holds(scene, "n2")
     scene.placed(0, 1)
+    holds(scene, "n2")
     scene.runner(0, RunnerState.IDLE, loaded=False)
     scene.go()
     task = scene.sent[-1][1].task
@@ -65,8 +65,8 @@ def test_a_fetch_names_the_content_the_shard_and_who_has_it():
 
 def test_gateways_are_told_too():
     scene = Scene()
-    holds(scene, "n1")
     scene.placed(0, 1)
+    holds(scene, "n1")
     (known,) = routes(scene.facts(), scene.book, {}).models
     assert (known.model, known.digest) == ("smol", SMOL.digest)
     assert [source.node for source in known.sources] == ["n1"]
