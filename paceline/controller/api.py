@@ -10,6 +10,7 @@ import msgspec
 from msgspec.structs import replace
 
 from paceline.checkpoint.pull import resolve
+from paceline.controller import joining
 from paceline.controller.book import Book, InstanceBook
 from paceline.controller.events import RING, EventLog
 from paceline.controller.facts import Facts
@@ -27,10 +28,12 @@ from paceline.controller.views import (
     sentences,
 )
 from paceline.planner import NodeBudget, place_manually, plan, preview, resolve_dtype
+from paceline.process.versions import versions
 from paceline.types.control import Answer, Ask
 from paceline.types.errors import InvalidRequest, NotFound, PacelineError
 from paceline.types.ids import InstanceId, NodeName, TaskId, fresh_id
 from paceline.types.instance import InstanceWish, ManualSeat, Preview, TaskView
+from paceline.types.join import JOIN, House, JoinRequest, Welcome, told
 from paceline.types.links import Links
 from paceline.types.model import ModelFacts
 from paceline.types.policy import DEFAULT_TIERS, Tier
@@ -86,7 +89,9 @@ class Desk:
         clock: Callable[[], float],
         timing: Timing = DEFAULT_TIMING,
         tiers: Sequence[Tier] = DEFAULT_TIERS,
+        house: House | None = None,
     ) -> None:
+        self._house = house or House(versions=versions())
         self._book = book
         self._store = store
         self._models = models
@@ -108,6 +113,7 @@ class Desk:
             "tasks.get": (IdBody, self._task),
             "events": (EventsBody, self._events_since),
             "status": (NoBody, self._status),
+            JOIN: (JoinRequest, self._join),
         }
 
     def answer(self, ask: Ask) -> Answer:
@@ -260,6 +266,17 @@ class Desk:
         if entry is None:
             raise NotFound(f"no task {body.id!r}: it never was, or ended a while ago")
         return task_view(entry)
+
+    def _join(self, body: JoinRequest) -> Welcome:
+        joining.check(body, self._house.versions, self._facts(), self._clock(), self._timing)
+        self._events.add("joins", f"{body.node} joins, with {told(body.versions)}")
+        return Welcome(
+            cluster_id=self._book.cluster_id,
+            timing=self._timing,
+            versions=self._house.versions,
+            ray_address=self._house.ray_address,
+            api_key=self._house.api_key,
+        )
 
     def _events_since(self, body: EventsBody) -> Any:
         return self._events.since(body.since, body.limit)

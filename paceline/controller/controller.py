@@ -27,6 +27,7 @@ from paceline.controller.store import Store
 from paceline.process.logs import get_logger
 from paceline.types.control import Answer, Ask, Routes, ToController
 from paceline.types.errors import Unavailable
+from paceline.types.join import House
 from paceline.types.policy import DEFAULT_TIERS, Tier
 from paceline.types.timing import DEFAULT_TIMING, Timing
 
@@ -52,7 +53,9 @@ class Controller:
         clock: Callable[[], float],
         timing: Timing = DEFAULT_TIMING,
         tiers: Sequence[Tier] = DEFAULT_TIERS,
+        house: House | None = None,
     ) -> None:
+        """`house`: what joiners are told beside what the controller decides itself."""
         self.book = book
         self.events = events
         self._store = store
@@ -63,7 +66,7 @@ class Controller:
         self._tiers = tiers
         self._observer = Observer(book.cluster_id, clock(), timing)
         self._actor = Actor(book, cluster, post, forget=store.remove, pull=models.pull)
-        self._desk = Desk(book, store, models, events, self.facts, clock, timing, tiers)
+        self._desk = Desk(book, store, models, events, self.facts, clock, timing, tiers, house)
         self._answers: OrderedDict[tuple[str, int], Answer] = OrderedDict()
         self._routes: Routes | None = None
         self._routes_at = 0.0

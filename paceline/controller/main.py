@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from paceline.cluster.local.cluster import LocalCluster
+from paceline.cluster.local.options import API_KEY_VARIABLE
 from paceline.controller.controller import Controller, open_book
 from paceline.controller.events import EventLog
 from paceline.controller.models import Models
@@ -17,9 +19,11 @@ from paceline.process.child import install_stop_signals, watch_parent
 from paceline.process.home import Home
 from paceline.process.logs import configure, get_logger
 from paceline.process.runtime import control_address
+from paceline.process.versions import versions
 from paceline.transport.control import ControlServer
 from paceline.transport.membership import Membership
 from paceline.types.errors import PacelineError
+from paceline.types.join import House
 from paceline.types.policy import DEFAULT_TIERS, Tier, read_tiers
 from paceline.types.timing import DEFAULT_TIMING, Timing, read_timing
 
@@ -41,6 +45,7 @@ def run(
     tiers: Sequence[Tier],
     stopped: Stopped,
     listen: str | None = None,
+    house: House | None = None,
 ) -> None:
     """Until stopped. Raises PacelineError when it cannot start."""
     membership = Membership.of(home)
@@ -61,6 +66,7 @@ def run(
             time.monotonic,
             timing,
             tiers,
+            house,
         )
         sentence = f"term {book.term} begins with {len(book.instances)} wanted instances"
         events.add("term", sentence)
@@ -96,6 +102,7 @@ def main() -> int:
     parser.add_argument("--runtime", type=Path, required=True)
     parser.add_argument("--cluster-id", required=True)
     parser.add_argument("--listen", metavar="tcp://HOST:PORT", help="also for other machines")
+    parser.add_argument("--ray-address", metavar="HOST:PORT", help="told to nodes that join")
     parser.add_argument("--tiers", type=read_tiers, default=DEFAULT_TIERS, help="JSON")
     parser.add_argument("--timing", type=read_timing, default=DEFAULT_TIMING, help="JSON")
     options = parser.parse_args()
@@ -113,6 +120,11 @@ def main() -> int:
             options.tiers,
             stopped,
             options.listen,
+            House(
+                versions=versions(),
+                ray_address=options.ray_address,
+                api_key=os.environ.get(API_KEY_VARIABLE) or None,
+            ),
         )
     except PacelineError as error:
         print(error, file=sys.stderr)

@@ -42,6 +42,15 @@ class _Request:
     deadline: float
 
 
+@dataclass(frozen=True, slots=True)
+class _Guests:
+    keys: frozenset[str]
+    final: bool
+
+
+_NOBODY = _Guests(frozenset(), final=True)
+
+
 class Authenticator:
     """One thread per context; it ends when the context is terminated. Safe from any thread."""
 
@@ -63,7 +72,7 @@ class Authenticator:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.refused = 0
-        self._admitted: dict[str, frozenset[str]] = {}
+        self._guests: dict[str, _Guests] = {}
         self._clock = clock
         self._sparing = Sparing(clock)
         self._underlying = context.underlying
@@ -77,15 +86,16 @@ class Authenticator:
         )
         self.thread.start()
 
-    def admit(self, domain: str, public_keys: Iterable[str]) -> None:
-        """From now on exactly these keys (Z85) get into `domain`; established connections stay."""
-        self._admitted[domain] = frozenset(public_keys)
+    def admit(self, domain: str, public_keys: Iterable[str], *, final: bool = False) -> None:
+        """From now on exactly these keys (Z85) get into `domain`; established connections stay.
+        `final`: no others ever will, so a stranger is refused at once and for good."""
+        self._guests[domain] = _Guests(frozenset(public_keys), final)
 
     def admits(self, domain: str, public_key: str) -> bool:
-        return public_key in self._admitted.get(domain, frozenset())
+        return public_key in self._guests.get(domain, _NOBODY).keys
 
     def forget(self, domain: str) -> None:
-        self._admitted.pop(domain, None)
+        self._guests.pop(domain, None)
 
     def _serve(self, socket: zmq.Socket[bytes]) -> None:
         pending: list[_Request] = []
@@ -107,10 +117,10 @@ class Authenticator:
         request = _read(message, self._clock() + PATIENCE_S)
         if request is None:
             return
-        if not request.key or request.domain not in self._admitted:
-            self._refuse(request, REFUSED, socket)
-        elif self.admits(request.domain, request.key):
+        if self.admits(request.domain, request.key):
             _answer(socket, request, ADMITTED, request.key)
+        elif not request.key or self._guests.get(request.domain, _NOBODY).final:
+            self._refuse(request, REFUSED, socket)
         elif len(pending) >= MAX_PENDING:
             # Never for good: it may be a neighbour that strangers leave no place to wait.
             self._refuse(request, TRY_AGAIN, socket)

@@ -81,7 +81,7 @@ class ControlServer:
         # Never forgotten, and there before the first handshake: a member who is refused for good
         # because the door is not open yet, or not any more, would never connect again.
         domain = fresh_domain("control")
-        self._authenticator.admit(domain, [membership.member.public])
+        self._authenticator.admit(domain, [membership.member.public], final=True)
         with made(context, zmq.ROUTER) as self.socket:
             bound(self.socket, messages=SERVER_MESSAGES, message_bytes=MAX_MESSAGE_BYTES)
             guard(self.socket, membership.head, domain)

@@ -12,28 +12,15 @@ import structlog
 import zmq
 import zmq.asyncio
 
+from paceline.transport.answers import error_of
 from paceline.transport.control import Malformed, reach, read
 from paceline.transport.membership import Membership
 from paceline.transport.sockets import made, send_now
-from paceline.types import errors
 from paceline.types.control import Answer, Ask, GatewayBeat, Routes, ToController, ToGateway
-from paceline.types.errors import DeadlineExceeded, PacelineError, Unavailable
+from paceline.types.errors import DeadlineExceeded, Unavailable
 
 MAX_ASKS = 256
 SEND_AGAIN_S = 0.05
-
-ERRORS: dict[str, type[PacelineError]] = {
-    error.code: error
-    for error in (
-        errors.InvalidRequest,
-        errors.NotFound,
-        errors.Unavailable,
-        errors.DeadlineExceeded,
-        errors.CheckpointError,
-        errors.EngineError,
-        errors.TransportError,
-    )
-}
 
 log = structlog.get_logger(__name__)
 
@@ -100,7 +87,7 @@ class AsyncControlClient:
         finally:
             del self._asks[ask.number]
         if answer.error:
-            raise _error(answer)
+            raise error_of(answer)
         return answer.body
 
     async def close(self) -> None:
@@ -146,9 +133,3 @@ def _sentence(verb: str, timeout_s: float, reached: bool) -> str:
         f"the controller did not answer {verb!r} within {timeout_s:g} s; it may still be done: "
         "look with `paceline status` before you try again"
     )
-
-
-def _error(answer: Answer) -> PacelineError:
-    body = answer.body if isinstance(answer.body, dict) else {}
-    message = str(body.get("message", f"the controller answered {answer.error}"))
-    return ERRORS.get(answer.error, PacelineError)(message)

@@ -17,7 +17,7 @@ DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8000
 MAX_NODES = 64
 API_KEY_VARIABLE = "PACELINE_API_KEY"
-"""How the gateway is told the key: not on the command line, which others can read."""
+"""How children are told the key: not on the command line, which others can read."""
 HEADROOM_BYTES = 2**30
 """Left to the controller, the gateway, the supervisors and the rest of the machine."""
 
@@ -131,6 +131,8 @@ def commands(
         "--timing": timing,
     }
     served = common | {"--host": options.host, "--port": port}
+    # Also when empty: a key in our environment is for a cluster that we talk to.
+    key = {API_KEY_VARIABLE: options.api_key or ""}
     programs = options.programs
     tiers = msgspec.json.encode(options.tiers).decode()
     made = [
@@ -138,13 +140,13 @@ def commands(
             role="controller",
             name="controller",
             argv=_argv(programs.controller, common | {"--tiers": tiers}),
+            env=key,
         ),
         Command(
             role="gateway",
             name="gateway",
             argv=_argv(programs.gateway, served),
-            # Also when empty: a key in our environment is for a cluster that we talk to.
-            env={API_KEY_VARIABLE: options.api_key or ""},
+            env=key,
         ),
     ]
     for number in range(1, options.nodes + 1):
