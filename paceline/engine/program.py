@@ -61,10 +61,10 @@ class LayerProgram:
         # Torch would share a large copy out to threads of its own, which then spin beside ours.
         x = torch.from_numpy(x.numpy().copy())
         step = abi.StepRows(
-            *(t.data_ptr() for t in (batch.row_pos, batch.row_table, batch.tables)),
+            *(a.buffer_info()[0] for a in (batch.positions, batch.table_of_row, batch.page_ids)),
             batch.rows,
             self._pages,
-            *batch.tables.shape,
+            *batch.table_shape,
         )
         shape, rows = ctypes.addressof(self._shape), ctypes.addressof(step)
         layers, layer_bytes = ctypes.addressof(self._layers), ctypes.sizeof(abi.LayerWeights)

@@ -16,7 +16,16 @@ void pool_resize(int threads);
 int pool_threads(void);
 
 /* Run task(job, i) for every i below count, and return when all are done. One caller at a time.
-   Tasks are handed out from the last to the first, to whichever thread is free. */
+   A thread does its own share from the first to the last, then takes over others' tasks, theirs from
+   the last to the first. */
 void pool_run(pool_task task, void *job, int64_t count);
+
+/* Tasks [from, end) of a job. */
+typedef struct {
+    int64_t from, end;
+} pool_share;
+
+/* The thread's own share of `count` tasks. */
+pool_share pool_share_of(int64_t count, int thread);
 
 #endif
