@@ -80,7 +80,7 @@ class Sampler:
             raise EngineError(
                 f"logits must be float32 {wanted}, not {logits.dtype} {tuple(logits.shape)}"
             )
-        rows: NDArray[np.float32] = logits.detach().cpu().numpy()
+        rows: NDArray[np.float32] = logits.numpy(force=True)
         return rows
 
 

@@ -14,7 +14,16 @@ import structlog
 import zmq
 
 from paceline.transport.errors import UNREADABLE
-from paceline.transport.sockets import DRAIN_LIMIT, Context, bind, bound, connect, made, retire
+from paceline.transport.sockets import (
+    DRAIN_LIMIT,
+    Context,
+    bind,
+    bound,
+    connect,
+    has_message,
+    made,
+    retire,
+)
 from paceline.transport.sparing import Sparing
 from paceline.types.control import FromController, ToController
 
@@ -156,10 +165,9 @@ class ControlClient(Generic[Reply]):
         """What is there, up to a bound. Never waits, never raises for what came."""
         taken: list[Reply | Malformed] = []
         for _ in range(DRAIN_LIMIT):
-            try:
-                parts = self.socket.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
+            if not has_message(self.socket):
                 break
+            parts = self.socket.recv_multipart(zmq.NOBLOCK)
             message: Reply | Malformed = read(self._decoder, b"".join(parts))
             taken.append(message)
         return taken

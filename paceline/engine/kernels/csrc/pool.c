@@ -11,7 +11,7 @@
    next one this long before it sleeps. */
 enum { SPIN_NANOSECONDS = 50000, PAUSES_PER_LOOK = 16 };
 
-enum { CACHE_LINE = 64 };
+enum { CACHE_LINE = 64, LINES_AT_ONCE = 4 };
 
 /* What is left of a thread's share: the next task in the high half, the end in the low one. */
 typedef struct {
@@ -50,6 +50,23 @@ static void relax(void) {
 #endif
 }
 
+/* See pool_will_read. */
+static _Thread_local const uint8_t *read_next, *read_end;
+
+void pool_will_read(const uint8_t *from, const uint8_t *end) {
+    read_next = from;
+    read_end = end;
+}
+
+static void fetch_or_relax(void) {
+    if (read_next >= read_end) {
+        relax();
+        return;
+    }
+    for (int i = 0; i < LINES_AT_ONCE; i++, read_next += CACHE_LINE)
+        __builtin_prefetch(read_next, 0, 2);
+}
+
 static int64_t now(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
@@ -78,7 +95,7 @@ static bool spin_until(condition holds, int thread) {
     do {
         for (int i = 0; i < PAUSES_PER_LOOK; i++) {
             if (holds(thread)) return true;
-            relax();
+            fetch_or_relax();
         }
     } while (now() < deadline);
     return holds(thread);

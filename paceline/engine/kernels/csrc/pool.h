@@ -20,6 +20,10 @@ int pool_threads(void);
    the last to the first. */
 void pool_run(pool_task task, void *job, int64_t count);
 
+/* What the calling thread will read in its next task: while it waits for that, it has the memory
+   fetched into its cache. Of the newest call, and while a job runs. */
+void pool_will_read(const uint8_t *from, const uint8_t *end);
+
 /* Tasks [from, end) of a job. */
 typedef struct {
     int64_t from, end;

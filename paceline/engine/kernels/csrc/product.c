@@ -12,7 +12,7 @@ enum {
     TASK_ROWS = 144,
     BLOCK_ROWS = 16, /* which kernels take at once; some fewer */
     TASKS_PER_THREAD = 8,
-    READ_AHEAD = 64 * 1024 /* of the next matrix, by who would idle */
+    READ_AHEAD = 256 * 1024 /* of the next matrix: an eighth of a large second-level cache */
 };
 
 static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -57,11 +57,6 @@ static const uint8_t *weights_of(const quantised_matrix *w, const product_cut *c
     return w->packed + smaller(strip, strips_of(w->columns)) * cut->strip_bytes;
 }
 
-/* While others are at work, or the caller alone is. */
-static void read_ahead(const uint8_t *from, const uint8_t *end) {
-    for (; from < end; from += 64) __builtin_prefetch(from, 0, 2);
-}
-
 static void product_task(void *arg, int64_t index, int thread) {
     const product_tasks *tasks = arg;
     const product_job *job = tasks->job;
@@ -77,16 +72,13 @@ static void product_task(void *arg, int64_t index, int thread) {
         .strip_end = smaller(strip + cut->strips_per_task, strips_of(job->w->columns)),
         .stretch_end = weights_of(job->w, cut, mine ? own.end : index + 1),
     };
-    pool_share later = {0};
     if (mine && tasks->next) {
-        later = pool_share_of(tasks->next_cut.tasks, thread);
+        pool_share later = pool_share_of(tasks->next_cut.tasks, thread);
+        const uint8_t *end = weights_of(tasks->next, &tasks->next_cut, later.end);
         part.then = weights_of(tasks->next, &tasks->next_cut, later.from);
+        pool_will_read(part.then, end - part.then < READ_AHEAD ? end : part.then + READ_AHEAD);
     }
     tasks->kernel(job, part, scratch_of(thread));
-    if (part.then && thread > 0 && index + 1 == own.end) {
-        const uint8_t *end = weights_of(tasks->next, &tasks->next_cut, later.end);
-        read_ahead(part.then, end - part.then < READ_AHEAD ? end : part.then + READ_AHEAD);
-    }
 }
 
 static product_cut cut_of(const quantised_matrix *w, int64_t rows) {
