@@ -123,7 +123,7 @@ def has_message(socket: Socket) -> bool:
 
     Raises ZMQError for a socket that is of no more use.
     """
-    return bool(socket.getsockopt(zmq.EVENTS) & zmq.POLLIN)
+    return bool(cast(int, socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
 
 
 def send_now(socket: zmq.asyncio.Socket, payload: bytes) -> bool:
