@@ -10,7 +10,16 @@ import zmq
 from paceline.transport.errors import FrameDamaged, LinkBroken, LinkFull
 from paceline.transport.frames import Beat, Body, Buffer, Frame, Hello, Tensor, decode, encode
 from paceline.transport.keys import KeyPair
-from paceline.transport.sockets import DRAIN_LIMIT, Context, Socket, bound, connect, made, unlock
+from paceline.transport.sockets import (
+    DRAIN_LIMIT,
+    Context,
+    Socket,
+    bound,
+    connect,
+    has_message,
+    made,
+    unlock,
+)
 from paceline.types.facts import LinkOffer
 from paceline.types.ids import Epoch
 
@@ -100,9 +109,9 @@ class Link:
         self._check()
         for _ in range(DRAIN_LIMIT):
             try:
+                if not has_message(self.socket):
+                    return None
                 parts = self.socket.recv_multipart(zmq.NOBLOCK, copy=False)
-            except zmq.Again:
-                return None
             except zmq.ZMQError as error:
                 raise self._break(f"its socket failed: {error.strerror}") from error
             frame = self._accept([part.buffer for part in parts])

@@ -98,3 +98,17 @@ def test_rows_that_would_write_out_of_bounds(kernels, tiny, monkeypatch, damage,
     with pytest.raises(EngineError, match=message):
         ours._decoder.forward(batch, x, lambda: None)
     assert not ours.kv.keys.any()
+
+
+@pytest.mark.parametrize(("case", "refused"), [("qwen2_window", True), ("mistral_window", False)])
+def test_a_page_is_refused_if_any_layer_reads_it(kernels, tiny, monkeypatch, case, refused):
+    """Of the windows of all layers the widest decides; in one model some layers have none."""
+    shard = Shard(start=1, stop=4, layers=LAYERS)
+    ours, _ = _stages(tiny(case).path, kernels, monkeypatch, shard)
+    batch = lay_out([Span(0, 170, 1, (3, 1, 0), False)], Limits(KV_PAGES, 512))
+    batch.tables[0, 0] = KV_PAGES
+    if not refused:
+        assert ours._decoder.forward(batch, torch.randn(1, 48), lambda: None).isfinite().all()
+        return
+    with pytest.raises(EngineError, match="names a page that the cache does not have"):
+        ours._decoder.forward(batch, torch.randn(1, 48), lambda: None)

@@ -10,7 +10,14 @@
 
 enum { PAGE_KEYS = 64, MOST_HEAD_DIM = 256, MOST_GROUP = 64, SUM_LANES = 16 };
 
-enum { STATUS_OK, STATUS_NO_MEMORY, STATUS_BAD_POSITION, STATUS_BAD_TABLE, STATUS_BAD_PAGE };
+enum {
+    STATUS_OK,
+    STATUS_NO_MEMORY,
+    STATUS_BAD_POSITION,
+    STATUS_BAD_TABLE,
+    STATUS_BAD_PAGE,
+    STATUS_BAD_ID
+};
 
 /* Shapes: q [rows, q_stride], of which the first heads * head_dim; out [rows, heads, head_dim];
    keys [pages, kv_heads, head_dim, PAGE_KEYS]; values [pages, kv_heads, PAGE_KEYS, head_dim], both

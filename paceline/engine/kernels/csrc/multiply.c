@@ -21,7 +21,8 @@ static void quantise_rows(const void *arg, int64_t row, int64_t end, void *scrat
         floats->quantise(m->x, m->width, j->out, row, end);
 }
 
-int multiply(const multiplied *m, const quantised_matrix *w, float *out, bool add) {
+int multiply(const multiplied *m, const quantised_matrix *w, const quantised_matrix *next, float *out,
+             bool add) {
     void *bytes = scratch_reserve(SCRATCH_BYTES, rows_bytes(m->rows, m->width));
     if (!bytes) return STATUS_NO_MEMORY;
     quantised_rows rows = rows_in(bytes, m->rows, m->width);
@@ -31,5 +32,5 @@ int multiply(const multiplied *m, const quantised_matrix *w, float *out, bool ad
     product_job product = {&rows, w, out, add};
     bool many = m->level->many_products && m->rows >= m->level->many_rows;
     product_kernel kernel = many ? m->level->many_products : m->level->products;
-    return product_run(kernel, &product) ? STATUS_OK : STATUS_NO_MEMORY;
+    return product_run(kernel, &product, next) ? STATUS_OK : STATUS_NO_MEMORY;
 }

@@ -14,7 +14,9 @@ typedef struct {
     int64_t rows, width;
 } multiplied;
 
-/* out [rows, columns] = the rows times w, or += if `add`. STATUS_OK or STATUS_NO_MEMORY. */
-int multiply(const multiplied *m, const quantised_matrix *w, float *out, bool add);
+/* out [rows, columns] = the rows times w, or += if `add`. `next` is as in `product_run`. STATUS_OK or
+   STATUS_NO_MEMORY. */
+int multiply(const multiplied *m, const quantised_matrix *w, const quantised_matrix *next, float *out,
+             bool add);
 
 #endif

@@ -18,7 +18,8 @@ size_t rows_bytes(int64_t rows, int64_t width);
 /* Lays quantised rows out in memory, which is 64-byte aligned. */
 quantised_rows rows_in(void *memory, int64_t rows, int64_t width);
 
-/* Computes the product. False, and nothing is computed, where memory runs out. */
-bool product_run(product_kernel kernel, const product_job *job);
+/* Computes the product; `next` is the matrix that as many rows are multiplied by after it, or NULL:
+   threads read on there. False, and nothing is computed, where memory runs out. */
+bool product_run(product_kernel kernel, const product_job *job, const quantised_matrix *next);
 
 #endif

@@ -38,10 +38,20 @@ typedef struct {
     bool add;
 } product_job;
 
-/* Rows and strips of a product, [from, to) each. */
+/* Rows and strips of a product, [from, to) each. The thread reads on beyond its strips up to
+   `stretch_end`, and goes on at `then`, unless that is NULL. */
 typedef struct {
     int64_t row, row_end, strip, strip_end;
+    const uint8_t *stretch_end, *then;
 } product_part;
+
+/* What the thread reads `distance` bytes after w; w where that is nothing. */
+static inline const uint8_t *weights_ahead(const product_part *part, const uint8_t *w,
+                                           int64_t distance) {
+    int64_t left = part->stretch_end - w;
+    if (distance < left) return w + distance;
+    return part->then ? part->then + (distance - left) : w;
+}
 
 /* `scratch`: product_scratch_bytes(depth) bytes of the thread's own, 64-byte aligned. */
 typedef void (*product_kernel)(const product_job *job, product_part part, void *scratch);
