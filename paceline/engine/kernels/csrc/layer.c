@@ -1,5 +1,6 @@
 #include "layer.h"
 
+#include "middle.h"
 #include "multiply.h"
 #include "pool.h"
 #include "rows.h"
@@ -118,7 +119,18 @@ static int attention_block(const layer_run_state *r) {
     return multiply(&attended, &r->layer->o, r->x, true);
 }
 
+static int mlp_of_many_rows(const layer_run_state *r) {
+    const mlp_middle *mlp = &r->shape->mlp;
+    quantised_rows normed, activated;
+    multiplied m = rows_of(r, r->x, r->shape->width);
+    m.norm = &r->layer->mlp_norm;
+    int status = quantised_of(&m, &normed);
+    if (!status) status = middle_run(r->level, &normed, &r->layer->up, mlp, &activated);
+    return status ? status : multiply_quantised(r->level, &activated, &r->layer->down, r->x, true);
+}
+
 static int mlp_block(const layer_run_state *r) {
+    if (middle_fits(&r->shape->mlp, r->step->rows)) return mlp_of_many_rows(r);
     int status = normed_times(r, &r->layer->mlp_norm, &r->layer->up);
     if (status) return status;
     multiplied m = rows_of(r, r->buffers.wide, r->shape->mlp.width);

@@ -18,7 +18,7 @@ static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 static size_t aligned(size_t bytes) { return (bytes + 63) / 64 * 64; }
 
-int64_t group_of(int64_t width) { return smaller(width & -width, 64); }
+int64_t group_of(int64_t width) { return smaller(width & -width, MOST_QUANTISED_GROUP); }
 
 static int64_t packed_group(int64_t width) { return larger(group_of(width), QUAD); }
 
