@@ -13,8 +13,8 @@ STRETCH = 2.0
 """How many times as long a step may take for the prompts in it."""
 
 LEAST_ROWS = 4
-"""Prompts never starve: so many rows a step takes, and a multiple of it. More would break the others'
-pace: behind a long context a single row takes as long as a few rows decoded."""
+"""Prompts never starve: so many rows a step takes, and a multiple of it. More would break the pace
+of the others: behind a long context one prompt row takes as long as several that decode."""
 
 FIRST_ROWS = 64
 """What a step takes while nothing is known of prompt rows."""
