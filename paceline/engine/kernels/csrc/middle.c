@@ -5,7 +5,7 @@
 #include "product.h"
 #include "scratch.h"
 
-enum { LEAST_ROWS = 16, TASK_ROWS = 144, GROUP = MOST_QUANTISED_GROUP, GROUP_STRIPS = GROUP / STRIP };
+enum { LEAST_ROWS = 16, GROUP = MOST_QUANTISED_GROUP, GROUP_STRIPS = GROUP / STRIP };
 
 typedef struct {
     const kernel_level *level;
@@ -48,7 +48,7 @@ static void group_task(void *arg, int64_t index, int thread) {
 
 int middle_run(const kernel_level *level, const quantised_rows *x, const quantised_matrix *up,
                const mlp_middle *mlp, quantised_rows *out) {
-    const int64_t rows = x->rows, row_tasks = (rows + TASK_ROWS - 1) / TASK_ROWS;
+    const int64_t rows = x->rows, row_tasks = (rows + MOST_TASK_ROWS - 1) / MOST_TASK_ROWS;
     const int64_t per_task = ((rows + row_tasks - 1) / row_tasks + STRIP - 1) / STRIP * STRIP;
     const size_t columns = (size_t)(per_task * 2 * GROUP) * sizeof(float);
     void *memory = scratch_reserve(SCRATCH_MIDDLE, rows_bytes(rows, mlp->width));

@@ -9,7 +9,6 @@ enum {
     TASK_BYTES = 192 * 1024,
     WORTH_BYTES = 16 * 1024,
     WORTH_PRODUCTS = 256 * 1024,
-    TASK_ROWS = 144,
     BLOCK_ROWS = 16, /* which kernels take at once; some fewer */
     TASKS_PER_THREAD = 4
 };
@@ -64,7 +63,7 @@ bool product_run(product_kernel kernel, const product_job *job) {
     if (rows == 0 || strips == 0) return true;
     for (int thread = 0; thread < threads; thread++)
         if (!scratch_reserve(thread, (size_t)product_scratch_bytes(job->x->depth))) return false;
-    int64_t row_tasks = (rows + TASK_ROWS - 1) / TASK_ROWS;
+    int64_t row_tasks = (rows + MOST_TASK_ROWS - 1) / MOST_TASK_ROWS;
     int64_t even = strips * row_tasks / (threads * TASKS_PER_THREAD);
     int64_t worth = larger(WORTH_BYTES / strip_bytes, WORTH_PRODUCTS / (strip_bytes * rows));
     int64_t per_task = larger(smaller(larger(even, worth), TASK_BYTES / strip_bytes), 1);

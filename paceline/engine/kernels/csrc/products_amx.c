@@ -9,7 +9,8 @@
 
 enum { TILE_ROWS = 16, ROW_BYTES = STRIP * (int)sizeof(int32_t), TILE_BYTES = TILE_ROWS * ROW_BYTES };
 
-enum { AHEAD = 8192 };
+/* Tiles are read too far apart in time for the prefetchers of the CPU. */
+enum { AHEAD = 4 * TILE_BYTES };
 
 /* Tiles of activations, weights and sums; the last rows have lower ones. The compiler wants plain
    numbers. */
@@ -53,30 +54,40 @@ CODE static inline void finish(const product_job *job, int64_t row, int64_t stri
 /* `rows` is a constant after inlining, so that all sums stay in registers. */
 __attribute__((always_inline)) CODE static inline void add_group(const int rows,
                                                                  const tile_sums *sums,
-                                                                 const float *scales,
-                                                                 int64_t groups, __m512 *total) {
+                                                                 const quantised_rows *x,
+                                                                 int64_t first, __m512 *total) {
+    const int32_t *offsets = x->offsets + first;
+    const float *scales = x->scales + first;
 #pragma GCC unroll 16
-    for (int r = 0; r < rows; r++)
-        total[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_load_si512(sums->row[r])),
-                                   _mm512_set1_ps(scales[r * groups]), total[r]);
+    for (int r = 0; r < rows; r++) {
+        __m512i sum = _mm512_add_epi32(_mm512_load_si512(sums->row[r]),
+                                       _mm512_set1_epi32(offsets[r * x->groups]));
+        total[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), _mm512_set1_ps(scales[r * x->groups]),
+                                   total[r]);
+    }
+}
+
+CODE static inline void prefetch_tile(const uint8_t *w) {
+    for (int i = 0; i < TILE_BYTES; i += ROW_BYTES)
+        _mm_prefetch((const char *)w + i, _MM_HINT_T0);
 }
 
 /* `last` is a constant after inlining. */
 __attribute__((always_inline)) CODE static inline void multiply_tiles(const bool last,
                                                                       const int8_t *x,
                                                                       int64_t depth,
-                                                                      const int8_t *w,
+                                                                      const uint8_t *w,
                                                                       tile_sums *sums) {
     _tile_loadd(W, w, STRIP * QUAD);
     if (last) {
         _tile_zero(LAST_SUMS);
         _tile_loadd(LAST_X, x, depth);
-        _tile_dpbssd(LAST_SUMS, LAST_X, W);
+        _tile_dpbsud(LAST_SUMS, LAST_X, W);
         _tile_stored(LAST_SUMS, sums->row, ROW_BYTES);
     } else {
         _tile_zero(SUMS);
         _tile_loadd(X, x, depth);
-        _tile_dpbssd(SUMS, X, W);
+        _tile_dpbsud(SUMS, X, W);
         _tile_stored(SUMS, sums->row, ROW_BYTES);
     }
 }
@@ -84,69 +95,54 @@ __attribute__((always_inline)) CODE static inline void multiply_tiles(const bool
 /* Sums of one group are added up while the tiles of the next are at work. */
 __attribute__((always_inline)) CODE static inline void rows_by_strip(const int rows,
                                                                      const product_job *job,
-                                                                     int64_t row, int64_t strip,
-                                                                     const int8_t *w) {
+                                                                     int64_t row, int64_t strip) {
     const quantised_rows *x = job->x;
     const int8_t *values = x->values + row * x->depth;
-    const float *scales = x->scales + row * x->groups;
+    const uint8_t *w = job->w->packed + strip * STRIP * x->depth;
+    const int64_t first = row * x->groups;
     tile_sums sums[2];
     __m512 total[TILE_ROWS];
 #pragma GCC unroll 16
     for (int r = 0; r < rows; r++) total[r] = _mm512_setzero_ps();
     for (int64_t g = 0; g < x->groups; g++, values += x->group, w += x->group * STRIP) {
+        prefetch_tile(w + AHEAD);
         multiply_tiles(rows < TILE_ROWS, values, x->depth, w, &sums[g & 1]);
-        if (g > 0) add_group(rows, &sums[(g - 1) & 1], scales + g - 1, x->groups, total);
+        if (g > 0) add_group(rows, &sums[(g - 1) & 1], x, first + g - 1, total);
     }
-    add_group(rows, &sums[(x->groups - 1) & 1], scales + x->groups - 1, x->groups, total);
+    add_group(rows, &sums[(x->groups - 1) & 1], x, first + x->groups - 1, total);
 #pragma GCC unroll 16
     for (int r = 0; r < rows; r++) finish(job, row + r, strip, total[r]);
 }
 
-CODE static void last_rows(int64_t rows, const product_job *job, int64_t row, int64_t strip,
-                           const int8_t *w) {
+CODE static void last_rows(int64_t rows, const product_job *job, int64_t row, int64_t strip) {
     switch (rows) {
-        case 1: rows_by_strip(1, job, row, strip, w); break;
-        case 2: rows_by_strip(2, job, row, strip, w); break;
-        case 3: rows_by_strip(3, job, row, strip, w); break;
-        case 4: rows_by_strip(4, job, row, strip, w); break;
-        case 5: rows_by_strip(5, job, row, strip, w); break;
-        case 6: rows_by_strip(6, job, row, strip, w); break;
-        case 7: rows_by_strip(7, job, row, strip, w); break;
-        case 8: rows_by_strip(8, job, row, strip, w); break;
-        case 9: rows_by_strip(9, job, row, strip, w); break;
-        case 10: rows_by_strip(10, job, row, strip, w); break;
-        case 11: rows_by_strip(11, job, row, strip, w); break;
-        case 12: rows_by_strip(12, job, row, strip, w); break;
-        case 13: rows_by_strip(13, job, row, strip, w); break;
-        case 14: rows_by_strip(14, job, row, strip, w); break;
-        case 15: rows_by_strip(15, job, row, strip, w); break;
+        case 1: rows_by_strip(1, job, row, strip); break;
+        case 2: rows_by_strip(2, job, row, strip); break;
+        case 3: rows_by_strip(3, job, row, strip); break;
+        case 4: rows_by_strip(4, job, row, strip); break;
+        case 5: rows_by_strip(5, job, row, strip); break;
+        case 6: rows_by_strip(6, job, row, strip); break;
+        case 7: rows_by_strip(7, job, row, strip); break;
+        case 8: rows_by_strip(8, job, row, strip); break;
+        case 9: rows_by_strip(9, job, row, strip); break;
+        case 10: rows_by_strip(10, job, row, strip); break;
+        case 11: rows_by_strip(11, job, row, strip); break;
+        case 12: rows_by_strip(12, job, row, strip); break;
+        case 13: rows_by_strip(13, job, row, strip); break;
+        case 14: rows_by_strip(14, job, row, strip); break;
+        case 15: rows_by_strip(15, job, row, strip); break;
     }
 }
 
-/* Weights without their zero, so that sums need no offset. Memory delivers them in one stream. */
-CODE static void sign_weights(const uint8_t *packed, int64_t bytes, int8_t *w) {
-    const __m512i zero = _mm512_set1_epi8((char)WEIGHT_ZERO);
-    for (int64_t i = 0; i < bytes; i += 64) {
-        _mm_prefetch((const char *)packed + i + AHEAD, _MM_HINT_T1);
-        _mm512_store_si512(w + i, _mm512_xor_si512(_mm512_loadu_si512(packed + i), zero));
-    }
-}
-
-/* As many strips as stay in the first-level cache meet each tile of rows that comes by. */
 CODE void products_amx(const product_job *job, product_part part, void *scratch) {
-    const int64_t bytes = STRIP * job->x->depth;
-    const int64_t at_once = strips_at_once(job->x->depth);
+    (void)scratch;
     int64_t last = (part.row_end - part.row) % TILE_ROWS, whole_end = part.row_end - last;
     shape_tiles(job->x->group, last ? last : 1);
-    for (int64_t first = part.strip; first < part.strip_end; first += at_once) {
-        int64_t left = part.strip_end - first, strips = left < at_once ? left : at_once;
-        sign_weights(job->w->packed + first * bytes, strips * bytes, scratch);
-        for (int64_t row = part.row; row < whole_end; row += TILE_ROWS)
-            for (int64_t i = 0; i < strips; i++)
-                rows_by_strip(TILE_ROWS, job, row, first + i, (int8_t *)scratch + i * bytes);
-        for (int64_t i = 0; last && i < strips; i++)
-            last_rows(last, job, whole_end, first + i, (int8_t *)scratch + i * bytes);
-    }
+    for (int64_t row = part.row; row < whole_end; row += TILE_ROWS)
+        for (int64_t strip = part.strip; strip < part.strip_end; strip++)
+            rows_by_strip(TILE_ROWS, job, row, strip);
+    for (int64_t strip = part.strip; last && strip < part.strip_end; strip++)
+        last_rows(last, job, whole_end, strip);
     _tile_release();
 }
 #endif

@@ -10,7 +10,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum { STRIP = 16, QUAD = 4, WEIGHT_ZERO = 128, STRIPS_BYTES = 24 * 1024, MOST_QUANTISED_GROUP = 64 };
+enum { STRIP = 16, QUAD = 4, WEIGHT_ZERO = 128, MOST_QUANTISED_GROUP = 64 };
 
 /* `packed`: [strips, depth / QUAD, STRIP, QUAD] bytes, each a weight plus WEIGHT_ZERO; columns
    beyond the last are filled up with zero weights. `bias` may be NULL. */
@@ -52,15 +52,7 @@ typedef struct {
 /* `scratch`: product_scratch_bytes(depth) bytes of the thread's own, 64-byte aligned. */
 typedef void (*product_kernel)(const product_job *job, product_part part, void *scratch);
 
-/* How many strips of this depth stay in the first-level cache, with the rows beside them. */
-static inline int64_t strips_at_once(int64_t depth) {
-    int64_t fit = STRIPS_BYTES / (depth * STRIP);
-    return fit > 1 ? fit : 1;
-}
-
-static inline int64_t product_scratch_bytes(int64_t depth) {
-    return strips_at_once(depth) * depth * STRIP;
-}
+static inline int64_t product_scratch_bytes(int64_t depth) { return depth * STRIP; }
 
 void products_portable(const product_job *job, product_part part, void *scratch);
 #if defined(__x86_64__)
