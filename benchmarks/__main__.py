@@ -10,7 +10,7 @@ from collections.abc import Callable
 import msgspec
 
 from benchmarks import machine, report
-from benchmarks.parts import engine, growth, http, line, peers, planner, quality, recovery
+from benchmarks.parts import beside, engine, growth, http, line, peers, planner, quality, recovery
 from benchmarks.parts.works import Plan
 from benchmarks.plot import draw
 from benchmarks.report import Result
@@ -19,6 +19,7 @@ PARTS: dict[str, Callable[[Plan], Result]] = {
     "peers": peers.measure,
     "http": http.measure,
     "engine": engine.measure,
+    "beside": beside.measure,
     "growth": growth.measure,
     "line": line.measure,
     "quality": quality.measure,

@@ -46,7 +46,7 @@ def main() -> int:
     # Without its extra there is no Ray to import.
     from ray.scripts.scripts import main as ray_main
 
-    ray_main()  # type: ignore[no-untyped-call]
+    ray_main()
     return 0
 
 

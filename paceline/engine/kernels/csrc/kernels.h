@@ -76,6 +76,8 @@ typedef struct {
     void (*activate)(const mlp_middle *mlp, const float *x, float *out, int64_t row, int64_t end);
     void (*activate_quantise)(const mlp_middle *mlp, const float *x, const quantised_rows *out,
                               int64_t row, int64_t end, float *scratch);
+    void (*activate_group)(const mlp_middle *mlp, const float *x, const quantised_rows *out,
+                           int64_t row, int64_t end, int64_t group);
     void (*place)(const placing *p, float *qkv, int64_t row, int64_t end);
 } kernel_set;
 

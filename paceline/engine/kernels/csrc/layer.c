@@ -1,5 +1,6 @@
 #include "layer.h"
 
+#include "middle.h"
 #include "multiply.h"
 #include "pool.h"
 #include "rows.h"
@@ -118,12 +119,28 @@ static int attention_block(const layer_run_state *r) {
     return multiply(&attended, &r->layer->o, &r->layer->up, r->x, true);
 }
 
+static const quantised_matrix *after_the_layer(const layer_run_state *r) {
+    return r->next ? &r->next->qkv : NULL;
+}
+
+static int mlp_of_many_rows(const layer_run_state *r) {
+    const mlp_middle *mlp = &r->shape->mlp;
+    quantised_rows normed, activated;
+    multiplied m = rows_of(r, r->x, r->shape->width);
+    m.norm = &r->layer->mlp_norm;
+    int status = quantised_of(&m, &normed);
+    if (!status) status = middle_run(r->level, &normed, &r->layer->up, mlp, &activated);
+    if (status) return status;
+    return multiply_quantised(r->level, &activated, &r->layer->down, after_the_layer(r), r->x, true);
+}
+
 static int mlp_block(const layer_run_state *r) {
+    if (middle_fits(&r->shape->mlp, r->step->rows)) return mlp_of_many_rows(r);
     int status = normed_times(r, &r->layer->mlp_norm, &r->layer->up, &r->layer->down);
     if (status) return status;
     multiplied m = rows_of(r, r->buffers.wide, r->shape->mlp.width);
     m.middle = &r->shape->mlp;
-    return multiply(&m, &r->layer->down, r->next ? &r->next->qkv : NULL, r->x, true);
+    return multiply(&m, &r->layer->down, after_the_layer(r), r->x, true);
 }
 
 int layers_run(const kernel_level *level, const layer_shape *shape, const layer_weights *layers,

@@ -9,7 +9,6 @@ enum {
     TASK_BYTES = 192 * 1024,
     WORTH_BYTES = 16 * 1024,
     WORTH_PRODUCTS = 256 * 1024,
-    TASK_ROWS = 144,
     BLOCK_ROWS = 16, /* which kernels take at once; some fewer */
     TASKS_PER_THREAD = 8,
     READ_AHEAD = 256 * 1024 /* of the next matrix: an eighth of a large second-level cache */
@@ -19,7 +18,7 @@ static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 static size_t aligned(size_t bytes) { return (bytes + 63) / 64 * 64; }
 
-int64_t group_of(int64_t width) { return smaller(width & -width, 64); }
+int64_t group_of(int64_t width) { return smaller(width & -width, MOST_QUANTISED_GROUP); }
 
 static int64_t packed_group(int64_t width) { return larger(group_of(width), QUAD); }
 
@@ -83,7 +82,7 @@ static void product_task(void *arg, int64_t index, int thread) {
 
 static product_cut cut_of(const quantised_matrix *w, int64_t rows) {
     const int64_t strip_bytes = w->depth * STRIP, strips = strips_of(w->columns);
-    int64_t row_tasks = (rows + TASK_ROWS - 1) / TASK_ROWS;
+    int64_t row_tasks = (rows + MOST_TASK_ROWS - 1) / MOST_TASK_ROWS;
     int64_t even = strips * row_tasks / (pool_threads() * TASKS_PER_THREAD);
     int64_t worth = larger(WORTH_BYTES / strip_bytes, WORTH_PRODUCTS / (strip_bytes * rows));
     int64_t per_task = larger(smaller(larger(even, worth), TASK_BYTES / strip_bytes), 1);

@@ -6,6 +6,9 @@
 
 #include "quantised.h"
 
+/* So many rows, quantised, and the weights they meet stay in the second-level cache. */
+enum { MOST_TASK_ROWS = 144 };
+
 /* The largest power of two that divides the width, at most 64. */
 int64_t group_of(int64_t width);
 

@@ -32,7 +32,7 @@ CODE static strip_view view_of(const product_job *job, const product_part *part,
 }
 
 CODE static inline void finish(const strip_view *v, int64_t row, __m512 total) {
-    float *out = v->job->out + row * v->job->w->columns + v->strip * STRIP;
+    float *out = out_at(v->job, row, v->strip * STRIP);
     __m512 y = _mm512_mul_ps(total, v->scales);
     if (v->has_bias) y = _mm512_add_ps(y, v->bias);
     if (v->job->add) y = _mm512_add_ps(_mm512_maskz_loadu_ps(v->lanes, out), y);
