@@ -63,7 +63,7 @@ class StepCost:
             return
         beside = self._beside(decode_rows)
         if beside is not None:
-            # It would not have taken longer without its prompts. But one lucky step is not believed:
+            # It would not have taken longer without its prompts. One lucky step is not believed:
             # nothing raises this again before a step without prompts.
             decode_s = self._decode_s[beside]
             decode_s += FADES * min(took_s - decode_s, 0.0)
