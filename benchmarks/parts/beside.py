@@ -21,9 +21,10 @@ from paceline.bench import quantile, stream
 
 STREAMS = 8
 LONG = 4000
-NEW = 400
+NEW = 1000
 """Enough for the streams to outlast the prompt."""
-BEGIN_S = 1.0
+KV_TOKENS = 2 * STREAMS * NEW
+BEGIN_S = 2.0
 """When the long prompt comes, after the streams."""
 TIMEOUT_S = 120.0
 MOST_TIMES = 3.0
@@ -46,7 +47,7 @@ def measure(plan: Plan) -> Result:
     text = Text(default_model().checkpoint)
     failed: dict[str, str] = {}
     with ExitStack() as stack:
-        serving = start_all(stack, [servers.paceline(1, 1, "int8")], failed)
+        serving = start_all(stack, [servers.paceline(1, 1, "int8", kv_tokens=KV_TOKENS)], failed)
         jobs = {name: lambda one=one: _round(one, text) for name, one in serving.items()}
         seen, broken = interleaved(plan.rounds, jobs, Failed)
     rows = [_row(name, each) for name, each in seen.items()]

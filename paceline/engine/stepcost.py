@@ -63,9 +63,12 @@ class StepCost:
             return
         beside = self._beside(decode_rows)
         if beside is not None:
-            # It would not have taken longer without its prompts.
-            self._decode_s[beside] = min(self._decode_s[beside], took_s)
-            took_s -= self._decode_s[beside]
+            # It would not have taken longer without its prompts. One lucky step is not believed:
+            # nothing raises this again before a step without prompts.
+            decode_s = self._decode_s[beside]
+            decode_s += FADES * min(took_s - decode_s, 0.0)
+            self._decode_s[beside] = decode_s
+            took_s = max(took_s - decode_s, 0.0)
             self._tried_rows = max(prompt_rows, LEAST_ROWS)
         row_s = took_s / prompt_rows
         weight = 1.0 if self._row_s is None else prompt_rows / (prompt_rows + SETTLED_ROWS)

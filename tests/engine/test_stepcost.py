@@ -90,6 +90,17 @@ def test_more_decode_rows_than_were_measured_count_as_the_most_that_were() -> No
     assert cost.prompt_rows(4, 4000) == 8
 
 
+def test_one_lucky_step_does_not_slow_a_prompt_down() -> None:
+    cost = StepCost(512)
+    decode_only(cost, 8, 0.020)
+    for _ in range(50):
+        prompt = cost.prompt_rows(8, 4000)
+        cost.measured(8, prompt, 0.020 + prompt * 1e-3)
+    before = cost.prompt_rows(8, 4000)
+    cost.measured(8, before, 0.010)
+    assert cost.prompt_rows(8, 4000) >= 0.8 * before
+
+
 def test_behind_a_long_context_a_step_takes_fewer_rows_than_a_tile() -> None:
     cost = StepCost(512)
     decode_only(cost, 8, 0.010)
