@@ -77,7 +77,7 @@ class HeadOptions(_Machine, frozen=True, kw_only=True):
 
     @property
     def ray_head(self) -> str:
-        return self.ray_address or f"{self.host}:{self.ray_port}"
+        return self.ray_address or f"{bracketed(self.host)}:{self.ray_port}"
 
 
 class JoinOptions(_Machine, frozen=True, kw_only=True):
