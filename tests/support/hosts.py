@@ -15,7 +15,6 @@ from pathlib import Path
 
 import psutil
 
-NETWORK = "10.77.0"
 GONE_S = 10.0
 RUN_S = 60.0
 
@@ -104,16 +103,18 @@ class Host:
 def hosts(count: int) -> Iterator[list[Host]]:
     """That many hosts, which reach each other and are reached from here; gone afterwards."""
     _sweep()
-    mark = f"pl{os.getpid()}"
+    pid = os.getpid()
+    # Of our own, for tests in other processes have hosts too.
+    mark, network = f"pl{pid}", f"10.{64 + pid // 250 % 64}.{pid % 250}"
     bridge = f"{mark}b"
     names = [f"{mark}h{number}" for number in range(1, count + 1)]
-    made = [Host(name, f"{NETWORK}.{number}") for number, name in enumerate(names, 1)]
+    made = [Host(name, f"{network}.{number}") for number, name in enumerate(names, 1)]
     try:
         _ip("link", "add", bridge, "type", "bridge")
-        _ip("addr", "add", f"{NETWORK}.254/24", "dev", bridge)
+        _ip("addr", "add", f"{network}.254/24", "dev", bridge)
         _ip("link", "set", bridge, "up")
         for host in made:
-            _plug_in(host, bridge)
+            _plug_in(host, bridge, f"{network}.254")
         yield made
     finally:
         for host in made:
@@ -177,7 +178,7 @@ def _sweep() -> None:
             _ip(*(("link", "del") if mark[2] == "b" else ("netns", "del")), name, may_fail=True)
 
 
-def _plug_in(host: Host, bridge: str) -> None:
+def _plug_in(host: Host, bridge: str, gateway: str) -> None:
     outside, inside = f"{host.name}o", f"{host.name}i"
     _ip("netns", "add", host.name)
     _ip("link", "add", outside, "type", "veth", "peer", "name", inside)
@@ -187,7 +188,7 @@ def _plug_in(host: Host, bridge: str) -> None:
         ["link", "set", "lo", "up"],
         ["addr", "add", f"{host.address}/24", "dev", inside],
         ["link", "set", inside, "up"],
-        ["route", "add", "default", "via", f"{NETWORK}.254"],
+        ["route", "add", "default", "via", gateway],
     ):
         _ip("-n", host.name, *words)
 
