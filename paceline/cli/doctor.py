@@ -19,6 +19,7 @@ from paceline.planner import human_bytes
 from paceline.process.cpus import usable_cpus
 from paceline.process.home import Home
 from paceline.process.memory import machine_memory
+from paceline.process.versions import versions
 from paceline.types.errors import PacelineError
 
 ENGINE_S = 60.0
@@ -40,6 +41,7 @@ def examine(home: Home) -> list[Finding]:
         "sockets": _sockets,
         "engine": _engine,
         "models": _models,
+        "ray": lambda _: versions().ray or "not installed, and needed for many machines only",
         "cluster": _cluster,
     }
     return [_finding(name, check, home) for name, check in checks.items()]

@@ -35,7 +35,7 @@ from paceline.cluster.ray.options import (
 from paceline.cluster.ray.up import address_towards, own_address
 from paceline.process.config import read_config
 from paceline.process.home import Home
-from paceline.types.errors import PacelineError, Unavailable
+from paceline.types.errors import InvalidRequest, PacelineError, Unavailable
 from paceline.types.ids import NodeName
 from paceline.types.states import Objective
 
@@ -133,6 +133,8 @@ def up(
     config = read_config(_Target.home.path)
     memory = None if node_memory is None else parse_bytes(node_memory)
     if cluster is Kind.RAY:
+        if nodes != 1:
+            raise InvalidRequest("--nodes is for virtual nodes; with Ray each machine is one")
         head = HeadOptions(
             home=str(_Target.home.path),
             host=host or own_address(),

@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 
 import psutil
+from msgspec.structs import replace
 
 from paceline.cli import show
 from paceline.cli.api import Api
@@ -21,6 +22,7 @@ from paceline.cluster.parent.parent import LEAVE_SIGNAL, LEAVE_WITHIN_S, OnStatu
 from paceline.cluster.parent.status import UpStatus
 from paceline.cluster.ray.options import HeadOptions, JoinOptions
 from paceline.cluster.ray.up import run_head, run_joined
+from paceline.process.exposure import ApiKey, is_loopback, kept_api_key
 from paceline.process.home import Home
 from paceline.process.logs import configure
 from paceline.transport.membership import Membership
@@ -37,12 +39,14 @@ QUIET_KINDS = frozenset({"task_ended", "order"})
 def up(options: UpOptions, models: Sequence[str]) -> int:
     """Runs until Ctrl-C, SIGTERM or `paceline down`; returns the exit code."""
     home = _prepared(options.home, models)
+    options = replace(options, api_key=_api_key(home, options.host, options.api_key))
     return run_local(options, _watcher(home, models))
 
 
 def up_head(options: HeadOptions, models: Sequence[str]) -> int:
     """The same for the first of many machines."""
     home = _prepared(options.home, models)
+    options = replace(options, api_key=_api_key(home, options.host, options.api_key))
 
     def on_token(address: str, token: str) -> None:
         show.out.print("Other machines join with:")
@@ -91,6 +95,23 @@ def _watcher(home: Home, models: Sequence[str]) -> OnStatus:
             show.out.print("stopping …")
 
     return on_status
+
+
+def _api_key(home: Home, host: str, given: str | None) -> str | None:
+    """What clients are asked for: beyond loopback always something."""
+    if given is not None or is_loopback(host):
+        return given
+    return _made_known(kept_api_key(home), home)
+
+
+def _made_known(key: ApiKey, home: Home) -> str:
+    """Said once, when it is made; later only where it lies."""
+    if key.is_new:
+        show.out.print(f"API key, shown this once and kept in {home.api_key}:", markup=False)
+        show.out.print(key.text, markup=False, highlight=False, soft_wrap=True)
+    else:
+        show.out.print(f"clients need the API key in {home.api_key}", markup=False)
+    return key.text
 
 
 def _attend(api: Api, models: Sequence[str]) -> None:

@@ -16,6 +16,7 @@ from paceline.controller.events import EventLog
 from paceline.controller.models import Models
 from paceline.controller.store import Store
 from paceline.process.child import install_stop_signals, watch_parent
+from paceline.process.descriptors import allow_descriptors
 from paceline.process.home import Home
 from paceline.process.logs import configure, get_logger
 from paceline.process.runtime import control_address
@@ -108,6 +109,7 @@ def main() -> int:
     options = parser.parse_args()
     home = Home(options.home)
     configure("controller", "controller", home.log_file("controller", "controller"))
+    allow_descriptors()
     stopped = Stopped()
     watch_parent(lambda: setattr(stopped, "why", "its parent is gone"))
     try:

@@ -17,6 +17,8 @@ from paceline.gateway.server import Server, listen
 from paceline.gateway.settings import Settings
 from paceline.gateway.texts import bring_texts
 from paceline.process.child import install_stop_signals, watch_parent
+from paceline.process.descriptors import allow_descriptors
+from paceline.process.exposure import check_exposure
 from paceline.process.home import Home
 from paceline.process.logs import configure, get_logger
 from paceline.process.runtime import control_address
@@ -50,6 +52,7 @@ def main() -> int:
         api_key=options.api_key or os.environ.get(API_KEY_VARIABLE) or None,
         body_bytes=options.body_limit,
         request_s=options.request_timeout,
+        max_connections=min(Settings().max_connections, allow_descriptors() // 2),
     )
     try:
         asyncio.run(_serve(options, home, gateway_id, settings, stop))
@@ -66,6 +69,7 @@ async def _serve(
     settings: Settings,
     stop: threading.Event,
 ) -> None:
+    check_exposure(options.host, settings.api_key)
     listener = listen(options.host, options.port, settings.write_s)
     host, port = listener.getsockname()[:2]
     keys = KeyPair.fresh()
@@ -117,7 +121,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--timing", type=read_timing, default=DEFAULT_TIMING, help="JSON")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000, help="0: any free one")
-    parser.add_argument("--api-key", help=f"else {API_KEY_VARIABLE}; without one everyone may ask")
+    parser.add_argument("--api-key", help=f"else {API_KEY_VARIABLE}; without one only on loopback")
     parser.add_argument("--body-limit", type=int, default=Settings().body_bytes, metavar="BYTES")
     parser.add_argument(
         "--request-timeout", type=float, default=Settings().request_s, metavar="SECONDS"

@@ -112,7 +112,7 @@ def create_app(gateway: Gateway) -> FastAPI:
     app.include_router(Health(gateway.drivers, metrics).router())
     _shape_errors(app, metrics)
     if settings.api_key is not None:
-        app.add_middleware(ApiKeyGuard, api_key=settings.api_key)
+        app.add_middleware(ApiKeyGuard, api_key=settings.api_key, metrics=metrics)
     return app
 
 

@@ -49,6 +49,9 @@ class Metrics:
         self.rejected = self._counter(
             "requests_rejected", "Requests that ended in an error.", "code"
         )
+        self.dismissed = self._counter(
+            "connections_dismissed", "Connections closed before they made a request.", "reason"
+        )
         self.resubmissions = self._counter(
             "stream_resubmissions", "Streams submitted again after their driver was left.", "reason"
         )

@@ -7,11 +7,14 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from paceline.checkpoint.chat import no_chat_template
-from paceline.gateway.errors import InvalidField, NoChatTemplate
+from paceline.gateway.errors import ContextLengthExceeded, InvalidField, NoChatTemplate
 from paceline.gateway.library import ModelText
 from paceline.gateway.requests import AnyRequest, ChatRequest, CompletionRequest, Message
 from paceline.types.errors import InvalidRequest
 from paceline.types.limits import MAX_CHOICES, validate_ids
+
+MOST_CHARS_PER_TOKEN = 128
+"""On the average of a whole prompt; the longest tokens of today's vocabularies are no longer."""
 
 T = TypeVar("T")
 Ids = tuple[int, ...]
@@ -49,6 +52,7 @@ async def _chat(request: ChatRequest, text: ModelText, inline_chars: int) -> tup
         return tuple(text.tokenizer.encode(rendered, add_special_tokens=False))
 
     chars = sum(len(message["content"]) for message in messages)
+    _check_length(chars, text)
     return (await _in_thread_if(chars > inline_chars, encode),)
 
 
@@ -58,8 +62,19 @@ async def _plain(request: CompletionRequest, text: ModelText, inline_chars: int)
     def encode() -> tuple[Ids, ...]:
         return tuple(_ids(prompt, text) for prompt in prompts)
 
+    for prompt in prompts:
+        _check_length(len(prompt), text)
     chars = sum(len(prompt) for prompt in prompts)
     return await _in_thread_if(chars > inline_chars, encode)
+
+
+def _check_length(chars: int, text: ModelText) -> None:
+    """What cannot fit is not read first: a long text costs seconds."""
+    if chars > MOST_CHARS_PER_TOKEN * text.max_context:
+        raise ContextLengthExceeded(
+            f"a prompt of {chars} characters cannot fit into the {text.max_context} tokens of "
+            f"{text.name}; shorten it"
+        )
 
 
 async def _in_thread_if(long: bool, work: Callable[[], T]) -> T:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import logging
 import socket
 from collections.abc import Generator
+from functools import partial
+from typing import cast
 
 import uvicorn
 
 from paceline.gateway.app import Gateway, create_app
+from paceline.gateway.connections import Crowd, Guest
 from paceline.types.errors import InvalidRequest, Unavailable
 
 BACKLOG = 1024
@@ -50,10 +54,12 @@ class Server(uvicorn.Server):
     """Ends when `should_exit` is set; whoever owns the process decides what sets it."""
 
     def __init__(self, gateway: Gateway) -> None:
+        guest = partial(Guest, Crowd(gateway.settings, gateway.metrics))
         config = uvicorn.Config(
             create_app(gateway),
             loop="asyncio",
-            http="h11",
+            http=cast(type[asyncio.Protocol], guest),
+            h11_max_incomplete_event_size=gateway.settings.head_bytes,
             ws="none",
             lifespan="on",
             log_config=None,

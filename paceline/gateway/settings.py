@@ -7,8 +7,15 @@ import msgspec
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     api_key: str | None = None
-    """What clients must present on every route but /health; None admits everyone."""
+    """What clients must present on every route but /health; None admits everyone who can reach
+    the gateway, which then is only this machine."""
 
+    max_connections: int = 2048
+    """Open at once; past that, one that has made no request makes room."""
+    head_bytes: int = 16 << 10
+    """Of a request's line and headers, as long as they are incomplete."""
+    head_s: float = 10.0
+    """A connection that has made no request by then is closed."""
     body_bytes: int = 8 << 20
     """Largest request body."""
     body_s: float = 30.0

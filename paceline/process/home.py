@@ -47,6 +47,7 @@ class Home:
         self.models = self.path / "models"
         self.logs = self.path / "logs"
         self.store = self.path / "store.sqlite"
+        self.api_key = self.path / "api-key"
         self.membership = self.path / "membership.json"
         self.ray = self.path / "ray"
         self._run = self.path / "run.json"

@@ -2,7 +2,8 @@
 
 Without a ZAP handler a CURVE server admits any key. This one admits, per domain, exactly the keys
 it was told. A key that is not (yet) admitted waits a moment, since neighbours learn of each other
-in any order; then it is refused in the way that lets an honest peer try again.
+in any order; then it is refused in the way that lets an honest peer try again. Who never comes so
+far as to prove a key, libzmq turns away by itself; the watch below counts that too.
 """
 
 from __future__ import annotations
@@ -10,23 +11,26 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from queue import SimpleQueue
 
 import structlog
 import zmq
 from zmq.utils import z85
 
 from paceline.transport.sparing import Sparing
+from paceline.transport.watch import Socket, Watch
 
 log = structlog.get_logger(__name__)
 
 ZAP_ENDPOINT = "inproc://zeromq.zap.01"
-HANDSHAKE_S = 3.0
-"""A handshake that takes longer is closed by the server, and tried again by the client."""
 PATIENCE_S = 1.5
 LOOK_AGAIN_MS = 10
 MAX_PENDING = 64
+
+NUDGE_MS = 1000
+COUNT_AGAIN_MS = 500
 
 ADMITTED = b"200"
 TRY_AGAIN = b"300"
@@ -72,6 +76,10 @@ class Authenticator:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.refused = 0
+        """Keys that were proved and not admitted."""
+        self.strangers = 0
+        """Connections that came to nothing: refused keys, no CURVE, nonsense, silence."""
+        self._to_watch: SimpleQueue[Watch] = SimpleQueue()
         self._guests: dict[str, _Guests] = {}
         self._clock = clock
         self._sparing = Sparing(clock)
@@ -97,19 +105,53 @@ class Authenticator:
     def forget(self, domain: str) -> None:
         self._guests.pop(domain, None)
 
+    def watch(self, socket: Socket, domain: str) -> None:
+        """Counts the strangers at a server's socket, until it is closed."""
+        self._to_watch.put(Watch(self._context, socket, domain))
+        with self._context.socket(zmq.DEALER) as nudge:
+            nudge.linger = NUDGE_MS
+            nudge.connect(ZAP_ENDPOINT)
+            nudge.send(b"")
+
     def _serve(self, socket: zmq.Socket[bytes]) -> None:
         pending: list[_Request] = []
+        watches: dict[Socket, Watch] = {}
+        poller = zmq.Poller()
+        poller.register(socket, zmq.POLLIN)
         try:
             while True:
-                if socket.poll(LOOK_AGAIN_MS if pending else None):
+                if dict(poller.poll(self._patience_ms(pending, watches))).get(socket):
                     self._take(socket.recv_multipart(), pending, socket)
                 pending = [request for request in pending if not self._settle(request, socket)]
+                self._look_after(watches, poller)
         except zmq.ContextTerminated:
             pass
         finally:
             with self._registry:
                 self._of_contexts.pop(self._underlying, None)
-            socket.close(linger=0)
+            while not self._to_watch.empty():
+                self._to_watch.get().events.close()
+            for one in (*watches, socket):
+                one.close(linger=0)
+
+    def _patience_ms(self, pending: list[_Request], watches: Mapping[Socket, Watch]) -> int | None:
+        if pending:
+            return LOOK_AGAIN_MS
+        return COUNT_AGAIN_MS if any(watch.is_unsettled for watch in watches.values()) else None
+
+    def _look_after(self, watches: dict[Socket, Watch], poller: zmq.Poller) -> None:
+        while not self._to_watch.empty():
+            watch = self._to_watch.get()
+            watches[watch.events] = watch
+            poller.register(watch.events, zmq.POLLIN)
+        for watch in list(watches.values()):
+            came = watch.look(self._clock())
+            self.strangers += came
+            if came and self._sparing.may_say(watch.domain):
+                log.warning("a stranger was shown out", domain=watch.domain, count=self.strangers)
+            if watch.has_ended:
+                poller.unregister(watch.events)
+                watches.pop(watch.events).events.close()
 
     def _take(
         self, message: list[bytes], pending: list[_Request], socket: zmq.Socket[bytes]

@@ -14,9 +14,10 @@ from typing import TypeVar, cast
 import zmq
 import zmq.asyncio
 
-from paceline.transport.authenticator import HANDSHAKE_S
+from paceline.transport.authenticator import Authenticator
 from paceline.transport.errors import AddressUnusable
 from paceline.transport.keys import KeyPair
+from paceline.transport.watch import HANDSHAKE_S
 
 Context = zmq.Context[zmq.Socket[bytes]]
 Socket = zmq.Socket[bytes]
@@ -65,11 +66,12 @@ def mind(socket: AnySocket) -> None:
 
 
 def guard(socket: Socket, keys: KeyPair, domain: str) -> None:
-    """Be a CURVE server that only the context's authenticator can open."""
+    """Be a CURVE server that only the context's authenticator can open, and that it watches."""
     socket.curve_server = True
     socket.curve_secretkey = keys.secret
     socket.zap_domain = domain.encode("ascii")
     socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
+    Authenticator.of(socket.context).watch(socket, domain)
 
 
 def unlock(socket: AnySocket, keys: KeyPair, server_key: str) -> None:

@@ -36,7 +36,8 @@ def home(tmp_path) -> Path:
 def test_help_names_every_command(tmp_path):
     shown = paceline("--help", home=tmp_path)
     assert shown.returncode == 0
-    commands = "up down run chaos ps nodes drain models pull import rm place status events doctor"
+    commands = "up join leave down run chaos ps nodes drain models pull import rm place status"
+    commands += " events doctor"
     assert all(command in shown.stdout for command in commands.split())
 
 
@@ -56,6 +57,28 @@ def test_without_a_cluster_they_say_what_to_do(tmp_path, command):
 
 def test_down_without_a_cluster_is_done(tmp_path):
     assert paceline("down", home=tmp_path).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["up", "--cluster", "ray", "--nodes", "2"], "each machine is one"),
+        (["up", "--cluster", "ray", "--host", "my-box"], "numeric address"),
+        (["join", "127.0.0.1:1", "--token", "a word"], "that is no token"),
+        (["join", "127.0.0.1:1"], "belongs to no cluster"),
+        (["join", "127.0.0.1:port"], "HOST:PORT"),
+    ],
+)
+def test_what_cannot_be_joined_is_refused_with_what_to_do(tmp_path, words, why):
+    pytest.importorskip("ray", reason="the extra `ray` is not installed")
+    told = paceline(*words, home=tmp_path)
+    assert told.returncode == 1
+    # As wide as the terminal is, words may be apart by a line's end.
+    assert why in " ".join(told.stderr.split())
+
+
+def test_leaving_no_cluster_is_done(tmp_path):
+    assert paceline("leave", home=tmp_path).returncode == 0
 
 
 def test_models_and_pull(home):

@@ -25,6 +25,7 @@ from paceline.types.facts import NodeFacts
 from paceline.types.ids import NodeName
 
 PROGRAMS = Path(__file__).parent / "programs"
+ROOT = str(Path(__file__).parents[2])
 NODE = NodeName("node-1")
 MEMORY = 1000
 
@@ -64,27 +65,6 @@ class Harness(Protocol):
 
     def stop_node(self) -> None:
         """Asks the node's agent to end, and waits for that."""
-
-
-class RayOfOne:
-    """`ray start` as `paceline up` has it, and its end."""
-
-    def __init__(self, home: Home, temp: Path) -> None:
-        self.home = home
-        self.env = ray_environment(Membership.of_head(home).derived(PURPOSE))
-        home.ray.mkdir()
-        with held_port("127.0.0.1", 0) as port:
-            self.address = f"127.0.0.1:{port}"
-        argv = [sys.executable, "-m", "paceline.cluster.ray.start", "--home", str(home.path)]
-        argv += ["--temp", str(temp), "--host", "127.0.0.1", "--port", str(port)]
-        self._child = Child(argv, name="ray", output=home.logs / "ray.out", env=self.env)
-
-    def __enter__(self) -> RayOfOne:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._child.kill("the tests are done")
-        assert self._child.wait(10)
 
 
 class AgentHarness:
@@ -140,9 +120,45 @@ class AgentHarness:
             self._newest = message.facts
 
 
+class RayOfOne:
+    """`ray start` as `paceline up` has it, with one home for all of a module's tests."""
+
+    def __init__(self, home: Home, temp: Path) -> None:
+        self._home, self._temp = home, temp
+        self._env = ray_environment(Membership.of_head(home).derived(PURPOSE))
+        home.ray.mkdir()
+        with held_port("127.0.0.1", 0) as port:
+            self._address = f"127.0.0.1:{port}"
+        argv = [sys.executable, "-m", "paceline.cluster.ray.start", "--home", str(home.path)]
+        argv += ["--temp", str(temp / "ray"), "--host", "127.0.0.1", "--port", str(port)]
+        self._child = Child(argv, name="ray", output=home.logs / "ray.out", env=self._env)
+        self._made = 0
+        self._next = self._harness()
+
+    def harness(self) -> AgentHarness:
+        """One whose agent has had time to connect to Ray: it was started with the one before."""
+        now, self._next = self._next, self._harness()
+        return now
+
+    def close(self) -> None:
+        self._next.close()
+        self._child.kill("the tests are done")
+        assert self._child.wait(10)
+
+    def _harness(self) -> AgentHarness:
+        self._made += 1
+        runtime = self._temp / str(self._made)
+        runtime.mkdir()
+        argv = [sys.executable, "-m", "paceline.cluster.ray.agent", "--ray", self._address]
+        argv += ["--runner", str(PROGRAMS / "runner.py")]
+        made = AgentHarness(self._home.path, runtime, argv, self._env)
+        made.start_node()
+        return made
+
+
 @pytest.fixture(autouse=True)
 def _programs_find_paceline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    monkeypatch.setenv("PYTHONPATH", ROOT)
 
 
 @pytest.fixture
@@ -153,33 +169,36 @@ def runtime() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayOfOne]:
-    """Ray on this machine alone, with one home for all of a module's tests."""
     pytest.importorskip("ray", reason="the extra `ray` is not installed")
     home = Home(tmp_path_factory.mktemp("ray"))
     home.create()
-    with tempfile.TemporaryDirectory(dir="/tmp") as temp, RayOfOne(home, Path(temp)) as made:
+    with tempfile.TemporaryDirectory(dir="/tmp") as temp, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", ROOT)
+        made = RayOfOne(home, Path(temp))
         yield made
+        made.close()
 
 
-def _local(home: Path, runtime: Path, request: pytest.FixtureRequest) -> AgentHarness:
-    Home(home).create()
+def _local(request: pytest.FixtureRequest) -> AgentHarness:
+    home = Home(request.getfixturevalue("tmp_path") / "home")
+    home.create()
     argv = [sys.executable, "-m", "paceline.cluster.local.supervisor"]
-    return AgentHarness(home, runtime, [*argv, "--runner", " ".join(program("runner"))])
+    argv += ["--runner", " ".join(program("runner"))]
+    made = AgentHarness(home.path, request.getfixturevalue("runtime"), argv)
+    made.start_node()
+    return made
 
 
-def _ray(home: Path, runtime: Path, request: pytest.FixtureRequest) -> AgentHarness:
+def _ray(request: pytest.FixtureRequest) -> AgentHarness:
     ray: RayOfOne = request.getfixturevalue("ray")
-    argv = [sys.executable, "-m", "paceline.cluster.ray.agent", "--ray", ray.address]
-    argv += ["--runner", str(PROGRAMS / "runner.py")]
-    return AgentHarness(ray.home.path, runtime, argv, ray.env)
+    return ray.harness()
 
 
 HARNESSES = {"local": _local, "ray": _ray}
 
 
 @pytest.fixture(params=list(HARNESSES))
-def harness(request: pytest.FixtureRequest, tmp_path: Path, runtime: Path) -> Iterator[Harness]:
-    made = HARNESSES[request.param](tmp_path / "home", runtime, request)
-    made.start_node()
+def harness(request: pytest.FixtureRequest) -> Iterator[Harness]:
+    made = HARNESSES[request.param](request)
     yield made
     made.close()

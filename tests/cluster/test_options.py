@@ -29,11 +29,28 @@ def test_nodes_share_the_machine(
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"nodes": 0}, {"nodes": 65}, {"port": -1}, {"port": 65536}, {"node_memory": 0}],
+    [
+        {"nodes": 0},
+        {"nodes": 65},
+        {"port": -1},
+        {"port": 65536},
+        {"node_memory": 0},
+        {"host": "0.0.0.0"},
+        {"host": "::"},
+        {"host": ""},
+        {"host": "192.0.2.7", "api_key": ""},
+        {"host": "no address"},
+    ],
 )
-def test_what_can_never_work_is_refused(wrong: dict[str, int]) -> None:
+def test_what_can_never_work_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(InvalidRequest):
         check(UpOptions(home="/h", **wrong))  # type: ignore[arg-type]
+
+
+def test_others_may_reach_what_asks_for_a_key() -> None:
+    check(UpOptions(home="/h", host="0.0.0.0", api_key="sesame"))
+    check(UpOptions(home="/h", host="::1"))
+    check(UpOptions(home="/h", host="localhost"))
 
 
 def test_every_process_is_told_what_it_needs() -> None:

@@ -151,7 +151,7 @@ def test_it_comes_up_tells_where_and_leaves_nothing(
     assert again.wait_ready(30).cluster_id == info.cluster_id
 
 
-def test_the_key_goes_to_the_gateway_alone_and_shows_on_no_command_line(
+def test_the_key_shows_on_no_command_line_and_is_not_taken_from_our_environment(
     start: Start, options: UpOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PACELINE_API_KEY", "of another cluster")
@@ -213,6 +213,34 @@ def test_asked_twice_it_does_not_wait(runtime: Path, tmp_path: Path) -> None:
     assert not alive(pids[0])
     assert pids[-1] is None
     assert [status.stopping for status in seen] == [False, True, True]
+
+
+def test_asked_to_leave_it_lets_its_node_empty_itself_first(runtime: Path, tmp_path: Path) -> None:
+    """SIGTERM is the word for that; SIGINT would end the node at once."""
+    node = (
+        "import signal, sys, time\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit('it is empty'))\n"
+        "print('here', flush=True)\n"
+        "time.sleep(60)"
+    )
+    argv = (sys.executable, "-c", node)
+    siblings = [
+        Sibling(Command(role=role, name=role, argv=argv), tmp_path) for role in ("gateway", "node")
+    ]
+    said = tmp_path / "node-node.out"
+    ends: list[tuple[bool, dict[str, str]]] = []
+
+    def on_status(status: UpStatus) -> None:
+        until(lambda: said.exists() and "here" in said.read_text())
+        parent.leave("this machine is wanted elsewhere")
+        ends.append((status.stopping, {one.name: one.last_end for one in status.siblings}))
+
+    place = RunInfo(url="http://x", pid=1, cluster_id="c", started_at=0.0)
+    parent = Parent(Home(tmp_path), runtime, place, siblings, lambda: False, on_status)
+    parent.run()
+    of_node = [stopping for stopping, last in ends if "it is empty" in last["node"]]
+    assert of_node[0] is False, "the gateway serves until the node is empty"
+    assert "it is empty" in ends[-1][1]["gateway"]
 
 
 # --- ends that nobody asked for ------------------------------------------------------------------

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -15,6 +16,7 @@ import psutil
 
 NETWORK = "10.77.0"
 GONE_S = 10.0
+RUN_S = 60.0
 
 
 class Host:
@@ -23,58 +25,76 @@ class Host:
     def __init__(self, name: str, address: str) -> None:
         self.name = name
         self.address = address
-        self._inits: list[subprocess.Popen[bytes]] = []
+        self._init: subprocess.Popen[bytes] | None = None
+        self._started: list[subprocess.Popen[bytes]] = []
 
     def start(self, argv: Sequence[str], env: Mapping[str, str], output: Path) -> None:
-        """Runs the command as the first process of the host, with a /proc and a pid 1 of its own:
-        all that it starts ends with it."""
-        inside = ["ip", "netns", "exec", self.name]
-        inside += ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
+        """A command that goes on."""
         with output.open("ab") as file:
             process = subprocess.Popen(
-                [*inside, *argv],
+                [*self._inside(), *argv],
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **env},
                 start_new_session=True,
             )
-        self._inits.append(process)
+        self._started.append(process)
 
-    def processes(self, words: str) -> list[psutil.Process]:
+    def run(self, argv: Sequence[str], env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+        """A command that comes to its end."""
+        return subprocess.run(
+            [*self._inside(), *argv],
+            env={**os.environ, **env},
+            capture_output=True,
+            text=True,
+            timeout=RUN_S,
+        )
+
+    def wait(self, timeout_s: float = GONE_S) -> None:
+        """Until the commands that were to go on have ended."""
+        for process in self._started:
+            process.wait(timeout_s)
+        self._started.clear()
+
+    def processes(self, words: str = "") -> list[psutil.Process]:
         """Those on this host whose command line has `words`; their pids are ours, not its own."""
         found = []
-        for init in self._inits:
-            with suppress(psutil.NoSuchProcess):
-                for process in psutil.Process(init.pid).children(recursive=True):
-                    with suppress(psutil.Error):
-                        found += [process] if words in " ".join(process.cmdline()) else []
+        for process in psutil.process_iter():
+            with suppress(psutil.Error, OSError):
+                if _namespace(process.pid) == self._namespace:
+                    found += [process] if words in " ".join(process.cmdline()) else []
         return found
 
     def process(self, pid: int) -> psutil.Process:
         """The one that has this pid on the host itself."""
-        (found,) = (process for process in self.processes("") if _inner_pid(process.pid) == pid)
+        (found,) = (process for process in self.processes() if _inner_pid(process.pid) == pid)
         return found
-
-    def tell(self, number: signal.Signals) -> None:
-        """A signal to the first process, as a person at that machine gives it."""
-        for init in self._inits:
-            with suppress(psutil.NoSuchProcess):
-                for first in psutil.Process(init.pid).children():
-                    first.send_signal(number)
-
-    def wait(self, timeout_s: float = GONE_S) -> None:
-        """Until all that was started here has ended."""
-        for init in self._inits:
-            init.wait(timeout_s)
-        self._inits.clear()
 
     def cut_power(self) -> None:
         """Everything on it is gone at once, without a word to anybody."""
-        for init in self._inits:
-            with suppress(ProcessLookupError):
-                os.killpg(init.pid, signal.SIGKILL)
-        self.wait()
+        if self._init is not None:
+            os.killpg(self._init.pid, signal.SIGKILL)
+            self._init.wait(GONE_S)
+            self._init = None
+            self.wait()
+
+    def _inside(self) -> list[str]:
+        """What comes before a command that is to run here; the first one boots the host."""
+        if self._init is None:
+            self._init = self._boot()
+            self._first = _first_process(self._init.pid)
+            self._namespace = _namespace(self._first)
+        return ["nsenter", "--target", str(self._first), "--pid", "--net", "--mount"]
+
+    def _boot(self) -> subprocess.Popen[bytes]:
+        """Its pid 1, with a /proc of its own: a shell, for one that buries whoever has no parent.
+        When it goes, the kernel ends all that is in its namespace."""
+        inside = ["ip", "netns", "exec", self.name]
+        inside += ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
+        return subprocess.Popen(
+            [*inside, "bash", "-c", "while :; do sleep 1000; done"], start_new_session=True
+        )
 
 
 @contextmanager
@@ -101,22 +121,35 @@ def hosts(count: int) -> Iterator[list[Host]]:
 @cache
 def why_no_hosts() -> str:
     """What keeps this machine from having hosts; empty if nothing does."""
-    missing = [tool for tool in ("ip", "unshare") if shutil.which(tool) is None]
+    missing = [tool for tool in ("ip", "unshare", "nsenter") if shutil.which(tool) is None]
     if missing:
         return f"the programs {' and '.join(missing)} are not installed"
     if os.geteuid() != 0:
         return "network namespaces need root"
     try:
         with hosts(1) as (host,):
-            subprocess.run(
-                ["ip", "netns", "exec", host.name, "unshare", "--pid", "--fork", "true"],
-                check=True,
-                capture_output=True,
-            )
-    except (OSError, subprocess.CalledProcessError) as error:
+            done = host.run(["true"], {})
+    except (OSError, AssertionError, subprocess.CalledProcessError) as error:
         said = getattr(error, "stderr", b"") or b""
         return f"this kernel does not let us make hosts: {said.decode().strip() or error}"
+    if done.returncode != 0:
+        return f"this kernel does not let us enter hosts: {done.stderr.strip()}"
     return ""
+
+
+def _first_process(pid: int) -> int:
+    """What `unshare`, which has this pid, has forked or is about to."""
+    deadline = time.monotonic() + GONE_S
+    while True:
+        for child in psutil.Process(pid).children():
+            if _inner_pid(child.pid) == 1:
+                return child.pid
+        assert time.monotonic() < deadline, f"{pid} has not booted its host"
+        time.sleep(0.01)
+
+
+def _namespace(pid: int) -> int:
+    return Path(f"/proc/{pid}/ns/pid").stat().st_ino
 
 
 def _inner_pid(pid: int) -> int:

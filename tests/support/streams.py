@@ -37,7 +37,9 @@ class Stream:
 
     def _read(self) -> None:
         try:
-            for event in Api(self._cluster.api.url).events("/v1/completions", self._request):
+            for event in Api(self._cluster.api.url, self._cluster.api.api_key).events(
+                "/v1/completions", self._request
+            ):
                 for choice in event["choices"]:
                     self.ids += choice.get("token_ids") or []
         except BaseException as error:

@@ -25,6 +25,7 @@ pytestmark = [
     pytest.mark.skipif(bool(why_no_hosts()), reason=why_no_hosts()),
 ]
 
+PACELINE = [sys.executable, "-m", "paceline.cli.main"]
 ROOT = Path(__file__).parents[2]
 MEMORY = "1500MiB"
 JOIN = re.compile(r"paceline join (\S+) --token (\S+)")
@@ -46,8 +47,15 @@ class Machine:
             "PACELINE_RUNTIME": str(runtime / host.name),
         }
 
-    def paceline(self, *words: str) -> None:
-        self.host.start([sys.executable, "-m", "paceline.cli.main", *words], self._env, self.output)
+    def start(self, *words: str) -> None:
+        """`paceline` in the foreground of the machine's terminal."""
+        self.host.start([*PACELINE, *words], self._env, self.output)
+
+    def paceline(self, *words: str) -> str:
+        """A command from another terminal of it."""
+        done = self.host.run([*PACELINE, *words], self._env)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
 
     def wait_ready(self) -> Api:
         info = _wait(self.home.read_run, lambda: self.output.read_text()[-2000:])
@@ -68,14 +76,14 @@ def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Machine]
     with hosts(2) as made, tempfile.TemporaryDirectory(dir="/tmp") as runtime:
         first, second = (Machine(host, base, Path(runtime)) for host in made)
         words = ("--host", first.host.address, "--node-memory", MEMORY, "--node", "first")
-        first.paceline("up", "--cluster", "ray", *words)
+        first.start("up", "--cluster", "ray", *words)
         found = _wait(
             lambda: first.output.exists() and JOIN.search(first.output.read_text()),
             lambda: first.output.read_text(),
         )
         first.wait_ready()
         words = ("--token", found[2], "--node-memory", MEMORY, "--node", "second")
-        second.paceline("join", found[1], *words)
+        second.start("join", found[1], *words)
         second.wait_ready()
         yield [first, second]
 
@@ -101,16 +109,35 @@ def test_a_line_over_two_machines_answers_and_goes_on_after_a_kill(machines) -> 
     assert any("SIGKILL" in sentence for sentence in said), said
 
 
+@pytest.mark.proof
+def test_the_head_of_ray_dies_and_runners_elsewhere_live_on(machines) -> None:
+    first, second = machines
+    cluster = Served(first.home, first.wait_ready())
+    (name,) = (one["id"] for one in cluster.api.get("/api/instances"))
+    epoch = cluster.ready(name)["epoch"]
+    before = {rank["node"]: rank["pid"] for rank in cluster.ranks(name).values()}
+    (server,) = first.host.processes("gcs_server")
+    server.kill()
+    epoch = cluster.ready(name, after=epoch)["epoch"]
+    after = {rank["node"]: rank["pid"] for rank in cluster.ranks(name).values()}
+    assert after["second"] == before["second"]
+    assert after["first"] != before["first"]
+    # The blank one too: others have to come to life through the new head.
+    for runner in second.host.processes("RunnerActor"):
+        runner.kill()
+    cluster.ready(name, after=epoch)
+    assert "Paris" in cluster.ask()
+
+
 def test_any_machine_answers_for_all_and_may_leave(machines) -> None:
     first, second = machines
     cluster = Served(first.home, first.wait_ready())
     there = Served(second.home, second.wait_ready())
     assert "Paris" in there.ask()
-    second.host.tell(signal.SIGUSR1)
-    second.host.wait(30)
-    cluster.wait(
-        "one node",
-        lambda: (
-            [n["name"] for n in cluster.api.get("/api/nodes") if n["state"] != "lost"] == ["first"]
-        ),
-    )
+    for one in cluster.api.get("/api/instances"):
+        cluster.delete(one["id"])
+    assert "left" in second.paceline("leave")
+    second.host.wait()
+    assert not second.home.membership.exists()
+    (node,) = (one for one in cluster.api.get("/api/nodes") if one["name"] == "second")
+    assert node["runners"] == []

@@ -34,6 +34,8 @@ class Pair:
     down: Link
     door: Door
     up_key: str
+    server_key: str
+    """Of the door."""
 
     def tick(self) -> None:
         now = time.monotonic()
@@ -78,7 +80,7 @@ def opened(
                 offer_of(door, theirs), rank=0, keys=mine, messages=messages, context=context
             )
         )
-        yield Pair(up, down, door, mine.public)
+        yield Pair(up, down, door, mine.public, theirs.public)
 
 
 def next_frame(link: Link, keep: Callable[[], None] = lambda: None) -> Frame:

@@ -16,6 +16,7 @@ from paceline.cluster.parent.commands import (
     module,
 )
 from paceline.cluster.parent.status import Command
+from paceline.process.exposure import check_exposure
 from paceline.types.errors import InvalidRequest
 from paceline.types.policy import DEFAULT_TIERS, Tier, check_tiers
 from paceline.types.timing import DEFAULT_TIMING, Timing, check_timing
@@ -45,7 +46,7 @@ class UpOptions(msgspec.Struct, frozen=True, kw_only=True):
     port: int = DEFAULT_PORT
     """0: any free one."""
     api_key: str | None = None
-    """What the gateway asks of its clients; None: nothing."""
+    """What the gateway asks of its clients; None: nothing, on loopback only."""
     timing: Timing = DEFAULT_TIMING
     tiers: tuple[Tier, ...] = DEFAULT_TIERS
     programs: Programs = Programs()
@@ -59,6 +60,7 @@ def check(options: UpOptions) -> None:
         raise InvalidRequest(f"port {options.port}; choose 1 to 65535, or 0 for any free one")
     if options.node_memory is not None and options.node_memory <= 0:
         raise InvalidRequest("a node needs memory; give --node-memory as in 2GiB")
+    check_exposure(options.host, options.api_key)
     check_timing(options.timing)
     check_tiers(options.tiers)
 

@@ -114,8 +114,11 @@ class Agent:
         else:
             self._leave_until = self._clock() + LEAVE_S
 
-    def run(self) -> None:
+    def run(self, mind_signals: Callable[[], None]) -> None:
+        """`mind_signals` is called once anything can be started: what the launcher brought along
+        may have taken our signals over."""
         next_beat = 0.0
+        ready = False
         changed = True
         leave_at: float | None = None
         while leave_at is None or (self._roster.processes and self._clock() < leave_at):
@@ -129,7 +132,10 @@ class Agent:
                 self._roster.close(STOP_GRACE_S, self._stopping)
                 leave_at = self._clock() + STOP_WITHIN_S
             changed = self._roster.tick() or changed
-            if self._launcher.ready and (changed or self._clock() >= next_beat):
+            if not ready and self._launcher.ready:
+                ready = True
+                mind_signals()
+            if ready and (changed or self._clock() >= next_beat):
                 self._beats += 1
                 beat = NodeBeat(self._facts(), number=self._beats)
                 changed = not self._control.send(beat) and changed
@@ -207,9 +213,13 @@ def run_agent(settings: NodeSettings, launcher: Launcher) -> str:
     with ControlClient[ToAgent](address, name, ToAgent, membership) as control:
         agent = Agent(settings, control, launcher, membership.member)
         watch_parent(lambda: agent.stop("the parent is gone"), grace_s=STOP_WITHIN_S)
-        install_stop_signals(lambda number: _ASKS[number](agent, f"the node got {number.name}"))
+
+        def mind_signals() -> None:
+            install_stop_signals(lambda number: _ASKS[number](agent, f"the node got {number.name}"))
+
+        mind_signals()
         log.info("node started", memory_bytes=settings.memory_bytes, threads=settings.threads)
-        agent.run()
+        agent.run(mind_signals)
         log.info("node stopped")
     return launcher.lost
 

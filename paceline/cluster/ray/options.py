@@ -22,6 +22,7 @@ from paceline.cluster.parent.commands import (
 )
 from paceline.cluster.parent.status import Command
 from paceline.cluster.ray.environment import ray_environment
+from paceline.process.exposure import check_exposure
 from paceline.process.runtime import MAX_SOCKET_PATH, RUNTIME_VARIABLE
 from paceline.types.errors import InvalidRequest, Unavailable
 from paceline.types.ids import NodeName
@@ -70,7 +71,7 @@ class HeadOptions(_Machine, frozen=True, kw_only=True):
     ray_address: str | None = None
     """HOST:PORT of a Ray cluster that is there already; None: we start one."""
     api_key: str | None = None
-    """What gateways ask of their clients; None: nothing."""
+    """What gateways ask of their clients; None: nothing, on loopback only."""
     timing: Timing = DEFAULT_TIMING
     tiers: tuple[Tier, ...] = DEFAULT_TIERS
 
@@ -96,6 +97,7 @@ def check(options: HeadOptions) -> None:
         if not 0 <= port <= 65535:
             raise InvalidRequest(f"port {port}; choose 1 to 65535")
     check_machine(options)
+    check_exposure(options.host, options.api_key)
     check_timing(options.timing)
     check_tiers(options.tiers)
 
