@@ -103,12 +103,12 @@ class Host:
 
     @contextmanager
     def cut_from(self, other: Host) -> Iterator[None]:
-        """Whatever one sends to the other is lost."""
+        """Whatever one sends to the other is lost, and neither is told."""
         for a, b in ((self, other), (other, self)):
-            ip("-n", a.name, "route", "add", "blackhole", f"{b.address}/32")
+            _drop(a, b, "add")
         yield
         for a, b in ((self, other), (other, self)):
-            ip("-n", a.name, "route", "del", "blackhole", f"{b.address}/32")
+            _drop(a, b, "del")
 
     def _inside(self) -> list[str]:
         """What comes before a command that is to run here; the first one boots the host."""
@@ -148,7 +148,9 @@ class Bridge:
         inside = f"{host.name}i"
         ip("netns", "add", host.name)
         ip("link", "add", _outer(host), "type", "veth", "peer", "name", inside)
-        ip("link", "set", inside, "netns", host.name)
+        # It has the same one after a power cut, as machines do.
+        card = f"02:00:0a:4d:00:{int(host.address.rpartition('.')[2]):02x}"
+        ip("link", "set", inside, "netns", host.name, "address", card)
         ip("link", "set", _outer(host), "master", self._name, "up")
         set_up(host, inside)
 
@@ -191,6 +193,9 @@ def set_up(host: Host, cable: str) -> None:
         ["addr", "add", f"{host.address}/24", "dev", cable],
         ["link", "set", cable, "up"],
         ["route", "add", "default", "via", f"{NETWORK}.254"],
+        # What is ours is looked at after what is to be dropped.
+        ["rule", "add", "pref", "20", "lookup", "local"],
+        ["rule", "del", "pref", "0"],
     ):
         ip("-n", host.name, *words)
 
@@ -236,6 +241,11 @@ def _inner_pid(pid: int) -> int:
             if line.startswith("NSpid:"):
                 return int(line.split()[-1])
     return 0
+
+
+def _drop(host: Host, sender: Host, verb: str) -> None:
+    """What comes in from there, before anybody sees it."""
+    ip("-n", host.name, "rule", verb, "pref", "10", "from", sender.address, "blackhole")
 
 
 def _outer(host: Host) -> str:

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 import pytest
 
 from paceline.process.cpus import usable_cpus
+from tests.support.clocks import wrong_clock
 from tests.support.cluster import Served
 from tests.support.hosts import Bridge, bridge, why_no_hosts
 from tests.support.machines import Fleet, fleet
-from tests.support.preload import wrong_clock
 from tests.support.stage import Stage, Watch
 
 pytest.importorskip("ray", reason="the extra `ray` is not installed")
@@ -59,10 +59,11 @@ def acted_on(watch: Watch, node: str, what: str) -> None:
     """The node was found lost, in time."""
     after_s = watch.moved(node, "lost")
     print(f"{what}: lost after {after_s} s")
-    assert after_s and after_s[0] < LOST_WITHIN_S
+    assert after_s, "it was never found lost"
+    assert after_s[0] < LOST_WITHIN_S
 
 
-# --- a machine goes ------------------------------------------------------------------------------
+# --- a process goes ------------------------------------------------------------------------------
 
 
 def test_a_runner_that_is_killed(stage: Stage) -> None:
@@ -76,15 +77,46 @@ def test_a_runner_that_is_killed(stage: Stage) -> None:
     assert any("SIGKILL" in sentence for sentence in said), said
 
 
-def test_a_power_cut(stage: Stage) -> None:
-    third, before, watch = stage.cluster.machines["third"], stage.pids(), Watch(stage.cluster)
-    stage.sing(third.host.cut_power, "first", "second")
-    stage.cluster.ready(stage.name)
-    acted_on(watch, "third", "power cut")
-    assert stage.pids()["second"] == before["second"]
-    assert set(stage.pids()) == {"first", "second"}
-    stage.clean("third")
-    stage.cluster.join(third)
+def test_the_controller_is_killed(stage: Stage) -> None:
+    before, epoch, term = stage.pids(), stage.epoch(), stage.cluster.term()
+    (controller,) = stage.cluster.head.host.processes("paceline.controller")
+    stage.sing(controller.kill, "first", "third")
+    stage.cluster.wait("another term", lambda: stage.cluster.term() > term)
+    assert (stage.pids(), stage.epoch()) == (before, epoch)
+
+
+def test_a_gateway_is_killed(stage: Stage) -> None:
+    before, epoch = stage.pids(), stage.epoch()
+    (gateway,) = stage.cluster.machines["second"].host.processes("paceline.gateway")
+    stage.sing(gateway.kill, "first", "third")
+    there = Served(stage.cluster.home, stage.cluster.through("second"))
+    there.wait("it to answer again", lambda: "Paris" in there.ask())
+    assert (stage.pids(), stage.epoch()) == (before, epoch)
+
+
+@pytest.mark.proof
+def test_the_head_of_ray_is_killed(stage: Stage) -> None:
+    before, epoch = stage.pids(), stage.epoch()
+    (server,) = stage.cluster.head.host.processes("gcs_server")
+    stage.sing(server.kill, "second")
+    stage.cluster.wait("the head's node to end", lambda: stage.cluster.nodes()["first"] != "ready")
+    stage.cluster.wait_nodes("first")
+    assert (stage.pids(), stage.epoch()) == (before, epoch)
+
+
+# --- a way goes ----------------------------------------------------------------------------------
+
+
+def test_control_is_cut_while_data_flows(stage: Stage) -> None:
+    first, third = (stage.cluster.machines[name].host for name in ("first", "third"))
+    before, epoch, watch = stage.pids(), stage.epoch(), Watch(stage.cluster)
+    with first.cut_from(third):
+        stage.sing_for(LONGER_THAN_PATIENCE_S, "second")
+    assert watch.moved("third", "unreachable"), "it was not noticed"
+    assert not watch.lost()
+    stage.cluster.wait_nodes("third")
+    assert (stage.pids(), stage.epoch()) == (before, epoch)
+    stage.clean()
 
 
 @pytest.mark.parametrize("seconds", [2.0, pytest.param(10.0, marks=pytest.mark.proof)])
@@ -121,34 +153,6 @@ def test_a_cable_that_is_pulled_for_ever(stage: Stage, network: Bridge) -> None:
 
 
 @pytest.mark.proof
-def test_a_machine_that_returns_under_its_name_with_an_empty_disk(stage: Stage) -> None:
-    third, before = stage.cluster.machines["third"], stage.pids()
-    stage.sing(third.host.cut_power, "second")
-    third.format()
-    stage.cluster.wait_nodes("third", state="lost")
-    stage.cluster.join(third)
-    stage.set()
-    assert not third.home.models.is_symlink()
-    stage.sing(lambda: None, "third")
-    assert stage.pids()["second"] == before["second"]
-
-
-# --- a way goes ----------------------------------------------------------------------------------
-
-
-def test_control_is_cut_while_data_flows(stage: Stage) -> None:
-    first, third = (stage.cluster.machines[name].host for name in ("first", "third"))
-    before, epoch, watch = stage.pids(), stage.epoch(), Watch(stage.cluster)
-    with first.cut_from(third):
-        stage.sing_for(LONGER_THAN_PATIENCE_S, "second")
-    assert watch.moved("third", "unreachable"), "it was not noticed"
-    assert not watch.lost()
-    stage.cluster.wait_nodes("third")
-    assert (stage.pids(), stage.epoch()) == (before, epoch)
-    stage.clean()
-
-
-@pytest.mark.proof
 def test_data_is_cut_while_control_flows(stage: Stage) -> None:
     second, third = (stage.cluster.machines[name].host for name in ("second", "third"))
     before, epoch, watch = stage.pids(), stage.epoch(), Watch(stage.cluster)
@@ -161,55 +165,23 @@ def test_data_is_cut_while_control_flows(stage: Stage) -> None:
     assert not watch.lost()
 
 
-# --- the head goes -------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("seconds", [5.0, pytest.param(125.0, marks=pytest.mark.proof)])
-def test_a_power_cut_of_the_head(stage: Stage, seconds: float) -> None:
-    cluster = stage.cluster
-    head, before, epoch, term = cluster.head, stage.pids(), stage.epoch(), cluster.term()
-    stage.sing(head.host.cut_power, "second", "third")
-    stage.sing_for(seconds, "third")
-    cluster.start_head()
-    stage.sing_for(1.0, "third")
-    cluster.wait("another term", lambda: cluster.term() > term)
-    cluster.wait_nodes(*cluster.machines)
-    assert (stage.pids(), stage.epoch()) == (before, epoch)
-    stage.clean()
-    # Whoever comes now comes to life through the head's new Ray.
-    third = cluster.machines["third"].host
-    stage.sing(lambda: third.process(before["third"]).send_signal(signal.SIGKILL), "first")
-    assert set(stage.pids()) == {"second", "third"}
-
-
-@pytest.mark.proof
-def test_the_head_of_ray_is_killed(stage: Stage) -> None:
-    before, epoch = stage.pids(), stage.epoch()
-    (server,) = stage.cluster.head.host.processes("gcs_server")
-    stage.sing(server.kill, "second")
-    stage.cluster.wait("the head's node to end", lambda: stage.cluster.nodes()["first"] != "ready")
-    stage.cluster.wait_nodes("first")
-    assert (stage.pids(), stage.epoch()) == (before, epoch)
-
-
-def test_the_controller_is_killed(stage: Stage) -> None:
-    before, epoch, term = stage.pids(), stage.epoch(), stage.cluster.term()
-    (controller,) = stage.cluster.head.host.processes("paceline.controller")
-    stage.sing(controller.kill, "first", "third")
-    stage.cluster.wait("another term", lambda: stage.cluster.term() > term)
-    assert (stage.pids(), stage.epoch()) == (before, epoch)
-
-
-def test_a_gateway_is_killed(stage: Stage) -> None:
-    before, epoch = stage.pids(), stage.epoch()
-    (gateway,) = stage.cluster.machines["second"].host.processes("paceline.gateway")
-    stage.sing(gateway.kill, "first", "third")
-    there = Served(stage.cluster.home, stage.cluster.through("second"))
-    there.wait("it to answer again", lambda: "Paris" in there.ask())
-    assert (stage.pids(), stage.epoch()) == (before, epoch)
-
-
 # --- a machine is odd ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seconds", [5.0, pytest.param(60.0, marks=pytest.mark.proof)])
+def test_a_saturated_machine_is_not_lost(stage: Stage, seconds: float) -> None:
+    third, watch = stage.cluster.machines["third"].host, Watch(stage.cluster)
+    before, epoch = stage.pids(), stage.epoch()
+    busy = [sys.executable, "-c", "while True: pass"]
+    for _ in range(TIMES_OVER * usable_cpus()):
+        third.start(busy, {}, stage.cluster.machines["third"].output)
+    try:
+        stage.sing_for(seconds, "first")
+    finally:
+        for process in third.processes("while True: pass"):
+            process.kill()
+    assert not watch.lost()
+    assert (stage.pids(), stage.epoch()) == (before, epoch)
 
 
 @pytest.mark.proof
@@ -236,29 +208,55 @@ def test_a_clock_that_is_off(stage: Stage, tmp_path, hours: int) -> None:
     stage.cluster.join(third)
 
 
-@pytest.mark.parametrize("seconds", [5.0, pytest.param(60.0, marks=pytest.mark.proof)])
-def test_a_saturated_machine_is_not_lost(stage: Stage, seconds: float) -> None:
-    third, watch = stage.cluster.machines["third"].host, Watch(stage.cluster)
-    before, epoch = stage.pids(), stage.epoch()
-    busy = [sys.executable, "-c", "while True: pass"]
-    for _ in range(TIMES_OVER * usable_cpus()):
-        third.start(busy, {}, stage.cluster.machines["third"].output)
-    try:
-        stage.sing_for(seconds, "first")
-    finally:
-        for process in third.processes("while True: pass"):
-            process.kill()
-    assert not watch.lost()
+# --- a machine goes ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seconds", [5.0, pytest.param(125.0, marks=pytest.mark.proof)])
+def test_a_power_cut_of_the_head(stage: Stage, seconds: float) -> None:
+    cluster = stage.cluster
+    head, before, epoch, term = cluster.head, stage.pids(), stage.epoch(), cluster.term()
+    stage.sing(head.host.cut_power, "second", "third")
+    stage.sing_for(seconds, "third")
+    cluster.start_head()
+    stage.sing_for(1.0, "third")
+    cluster.wait("another term", lambda: cluster.term() > term)
+    cluster.wait_nodes(*cluster.machines)
     assert (stage.pids(), stage.epoch()) == (before, epoch)
+    stage.clean()
+    # Whoever comes now comes to life through the head's new Ray.
+    third = cluster.machines["third"].host
+    stage.sing(lambda: third.process(before["third"]).send_signal(signal.SIGKILL), "first")
+    assert set(stage.pids()) == {"second", "third"}
 
 
-# --- a machine leaves ----------------------------------------------------------------------------
+def test_a_power_cut(stage: Stage) -> None:
+    third, before, watch = stage.cluster.machines["third"], stage.pids(), Watch(stage.cluster)
+    stage.sing(third.host.cut_power, "first", "second")
+    stage.cluster.ready(stage.name)
+    acted_on(watch, "third", "power cut")
+    assert stage.pids()["second"] == before["second"]
+    assert set(stage.pids()) == {"first", "second"}
+    stage.clean("third")
+    stage.cluster.join(third)
 
 
-def test_a_machine_may_leave(stage: Stage) -> None:
-    second = stage.cluster.machines["second"]
-    stage.cluster.delete(stage.name)
+@pytest.mark.proof
+def test_a_machine_that_returns_under_its_name_with_an_empty_disk(stage: Stage) -> None:
+    third, before = stage.cluster.machines["third"], stage.pids()
+    stage.sing(third.host.cut_power, "second")
+    third.format()
+    stage.cluster.wait_nodes("third", state="lost")
+    stage.cluster.join(third)
+    stage.set()
+    assert not third.home.models.is_symlink()
+    stage.sing(lambda: None, "third")
+    assert stage.pids()["second"] == before["second"]
+
+
+def test_a_machine_may_leave(cluster: Fleet, singing: Stage) -> None:
+    second = cluster.machines["second"]
+    cluster.delete(singing.name)
     assert "left" in second.paceline("leave")
     assert not second.home.membership.exists()
-    (node,) = (one for one in stage.cluster.api.get("/api/nodes") if one["name"] == "second")
+    (node,) = (one for one in cluster.api.get("/api/nodes") if one["name"] == "second")
     assert node["runners"] == []
