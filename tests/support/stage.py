@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from tests.support.choir import Choir, Voice, requests
 from tests.support.machines import Fleet
@@ -11,6 +12,20 @@ from tests.support.machines import Fleet
 TOKENS = 40
 CLEAN_S = 45.0
 """Within which nothing may be left of what is over: 30 s, and slack for a busy machine."""
+
+
+Rank = tuple[int, tuple[int, int]]
+"""The pid that sits on a seat, and the layers that it holds."""
+
+
+class LineSeen(NamedTuple):
+    """A line that is ready; its ranks by node."""
+
+    ranks: dict[str, Rank]
+    epoch: list[int]
+
+    def pid(self, node: str) -> int:
+        return self.ranks[node][0]
 
 
 class Stage:
@@ -40,8 +55,13 @@ class Stage:
         """Of the runners on its seats, by node."""
         return {rank["node"]: rank["pid"] for rank in self.cluster.ranks(self.name).values()}
 
-    def epoch(self) -> list[int]:
-        return list(self.cluster.ready(self.name)["epoch"])
+    def line(self) -> LineSeen:
+        """Once it is ready."""
+        found = self.cluster.ready(self.name)
+        ranks = {
+            runner["node"]: (runner["pid"], tuple(runner["layers"])) for runner in found["runners"]
+        }
+        return LineSeen(ranks, found["epoch"])
 
     def sing(self, happens: Callable[[], None], *through: str) -> None:
         """Sixteen clients at each of these gateways begin, it happens, and they begin again until

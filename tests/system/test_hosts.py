@@ -3,7 +3,6 @@ sixteen clients are answered to the letter what they are answered in peace."""
 
 from __future__ import annotations
 
-import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -67,41 +66,41 @@ def acted_on(watch: Watch, node: str, what: str) -> None:
 
 
 def test_a_runner_that_is_killed(stage: Stage) -> None:
-    third, before, epoch = stage.cluster.machines["third"], stage.pids(), stage.epoch()
+    third, line = stage.cluster.machines["third"], stage.line()
     lost = stage.cluster.ranks(stage.name)
     (name,) = (rank["id"] for rank in lost.values() if rank["node"] == "third")
-    stage.sing(lambda: third.host.process(before["third"]).send_signal(signal.SIGKILL), "second")
-    stage.cluster.ready(stage.name, after=epoch)
-    assert stage.pids()["second"] == before["second"]
+    stage.sing(lambda: third.host.process(line.pid("third")).kill(), "second")
+    stage.cluster.ready(stage.name, after=line.epoch)
+    assert stage.line().ranks["second"] == line.ranks["second"]
     said = [e["sentence"] for e in stage.cluster.events() if name in e["sentence"]]
     assert any("SIGKILL" in sentence for sentence in said), said
 
 
 def test_the_controller_is_killed(stage: Stage) -> None:
-    before, epoch, term = stage.pids(), stage.epoch(), stage.cluster.term()
+    line, term = stage.line(), stage.cluster.term()
     (controller,) = stage.cluster.head.host.processes("paceline.controller")
     stage.sing(controller.kill, "first", "third")
     stage.cluster.wait("another term", lambda: stage.cluster.term() > term)
-    assert (stage.pids(), stage.epoch()) == (before, epoch)
+    assert stage.line() == line
 
 
 def test_a_gateway_is_killed(stage: Stage) -> None:
-    before, epoch = stage.pids(), stage.epoch()
+    line = stage.line()
     (gateway,) = stage.cluster.machines["second"].host.processes("paceline.gateway")
     stage.sing(gateway.kill, "first", "third")
     there = Served(stage.cluster.home, stage.cluster.through("second"))
     there.wait("it to answer again", lambda: "Paris" in there.ask())
-    assert (stage.pids(), stage.epoch()) == (before, epoch)
+    assert stage.line() == line
 
 
 @pytest.mark.proof
 def test_the_head_of_ray_is_killed(stage: Stage) -> None:
-    before, epoch = stage.pids(), stage.epoch()
+    line = stage.line()
     (server,) = stage.cluster.head.host.processes("gcs_server")
     stage.sing(server.kill, "second")
     stage.cluster.wait("the head's node to end", lambda: stage.cluster.nodes()["first"] != "ready")
     stage.cluster.wait_nodes("first")
-    assert (stage.pids(), stage.epoch()) == (before, epoch)
+    assert stage.line() == line
 
 
 # --- a way goes ----------------------------------------------------------------------------------
@@ -109,19 +108,19 @@ def test_the_head_of_ray_is_killed(stage: Stage) -> None:
 
 def test_control_is_cut_while_data_flows(stage: Stage) -> None:
     first, third = (stage.cluster.machines[name].host for name in ("first", "third"))
-    before, epoch, watch = stage.pids(), stage.epoch(), Watch(stage.cluster)
+    line, watch = stage.line(), Watch(stage.cluster)
     with first.cut_from(third):
         stage.sing_for(LONGER_THAN_PATIENCE_S, "second")
     assert watch.moved("third", "unreachable"), "it was not noticed"
     assert not watch.lost()
     stage.cluster.wait_nodes("third")
-    assert (stage.pids(), stage.epoch()) == (before, epoch)
+    assert stage.line() == line
     stage.clean()
 
 
 @pytest.mark.parametrize("seconds", [2.0, pytest.param(10.0, marks=pytest.mark.proof)])
 def test_a_cable_that_is_pulled_for_a_while(stage: Stage, network: Bridge, seconds: float) -> None:
-    third, before, watch = stage.cluster.machines["third"], stage.pids(), Watch(stage.cluster)
+    third, line, watch = stage.cluster.machines["third"], stage.line(), Watch(stage.cluster)
 
     def out_and_in() -> None:
         network.pull(third.host)
@@ -130,11 +129,10 @@ def test_a_cable_that_is_pulled_for_a_while(stage: Stage, network: Bridge, secon
 
     stage.sing(out_and_in, "first")
     stage.cluster.wait_nodes("third")
-    stage.cluster.ready(stage.name)
-    assert stage.pids()["second"] == before["second"]
+    assert stage.line().ranks["second"] == line.ranks["second"]
     if seconds < LOST_WITHIN_S / 2:
         assert not watch.lost()
-        assert stage.pids() == before
+        assert stage.line().ranks == line.ranks
     else:
         acted_on(watch, "third", f"cable pulled for {seconds:g} s")
     stage.clean()
@@ -142,11 +140,11 @@ def test_a_cable_that_is_pulled_for_a_while(stage: Stage, network: Bridge, secon
 
 @pytest.mark.proof
 def test_a_cable_that_is_pulled_for_ever(stage: Stage, network: Bridge) -> None:
-    third, before, watch = stage.cluster.machines["third"], stage.pids(), Watch(stage.cluster)
+    third, line, watch = stage.cluster.machines["third"], stage.line(), Watch(stage.cluster)
     stage.sing(lambda: network.pull(third.host), "first", "second")
     stage.cluster.ready(stage.name)
     acted_on(watch, "third", "cable pulled for ever")
-    assert stage.pids()["second"] == before["second"]
+    assert stage.line().ranks["second"] == line.ranks["second"]
     stage.clean("third")
     third.host.cut_power()
     stage.cluster.join(third)
@@ -155,11 +153,11 @@ def test_a_cable_that_is_pulled_for_ever(stage: Stage, network: Bridge) -> None:
 @pytest.mark.proof
 def test_data_is_cut_while_control_flows(stage: Stage) -> None:
     second, third = (stage.cluster.machines[name].host for name in ("second", "third"))
-    before, epoch, watch = stage.pids(), stage.epoch(), Watch(stage.cluster)
+    line, watch = stage.line(), Watch(stage.cluster)
     with second.cut_from(third):
         stage.sing_for(LONGER_THAN_PATIENCE_S, "first")
-        stage.cluster.ready(stage.name, after=epoch)
-        kept = set(before.items()) & set(stage.pids().items())
+        stage.cluster.ready(stage.name, after=line.epoch)
+        kept = line.ranks.items() & stage.line().ranks.items()
         assert len(kept) == 1, "one of the two goes on with the head"
         stage.clean()
     assert not watch.lost()
@@ -171,7 +169,7 @@ def test_data_is_cut_while_control_flows(stage: Stage) -> None:
 @pytest.mark.parametrize("seconds", [5.0, pytest.param(60.0, marks=pytest.mark.proof)])
 def test_a_saturated_machine_is_not_lost(stage: Stage, seconds: float) -> None:
     third, watch = stage.cluster.machines["third"].host, Watch(stage.cluster)
-    before, epoch = stage.pids(), stage.epoch()
+    line = stage.line()
     busy = [sys.executable, "-c", "while True: pass"]
     for _ in range(TIMES_OVER * usable_cpus()):
         third.start(busy, {}, stage.cluster.machines["third"].output)
@@ -181,7 +179,7 @@ def test_a_saturated_machine_is_not_lost(stage: Stage, seconds: float) -> None:
         for process in third.processes("while True: pass"):
             process.kill()
     assert not watch.lost()
-    assert (stage.pids(), stage.epoch()) == (before, epoch)
+    assert stage.line() == line
 
 
 @pytest.mark.proof
@@ -197,11 +195,10 @@ def test_a_clock_that_is_off(stage: Stage, tmp_path, hours: int) -> None:
     stage.set()
     stage.sing_for(LONGER_THAN_PATIENCE_S, "first", "third")
     assert len(watch.moved("third", "lost")) == 1, "when its power was cut, and never again"
-    before = stage.pids()
-    kill = third.host.process(before["third"]).kill
+    line = stage.line()
+    kill = third.host.process(line.pid("third")).kill
     stage.sing(kill, "third")
-    stage.cluster.ready(stage.name)
-    assert stage.pids()["second"] == before["second"]
+    assert stage.line().ranks["second"] == line.ranks["second"]
     third.host.cut_power()
     third.env = {}
     stage.cluster.wait_nodes("third", state="lost")
@@ -214,27 +211,27 @@ def test_a_clock_that_is_off(stage: Stage, tmp_path, hours: int) -> None:
 @pytest.mark.parametrize("seconds", [5.0, pytest.param(125.0, marks=pytest.mark.proof)])
 def test_a_power_cut_of_the_head(stage: Stage, seconds: float) -> None:
     cluster = stage.cluster
-    head, before, epoch, term = cluster.head, stage.pids(), stage.epoch(), cluster.term()
+    head, line, term = cluster.head, stage.line(), cluster.term()
     stage.sing(head.host.cut_power, "second", "third")
     stage.sing_for(seconds, "third")
     cluster.start_head()
     stage.sing_for(1.0, "third")
     cluster.wait("another term", lambda: cluster.term() > term)
     cluster.wait_nodes(*cluster.machines)
-    assert (stage.pids(), stage.epoch()) == (before, epoch)
+    assert stage.line() == line
     stage.clean()
     # Whoever comes now comes to life through the head's new Ray.
     third = cluster.machines["third"].host
-    stage.sing(lambda: third.process(before["third"]).send_signal(signal.SIGKILL), "first")
+    stage.sing(lambda: third.process(line.pid("third")).kill(), "first")
     assert set(stage.pids()) == {"second", "third"}
 
 
 def test_a_power_cut(stage: Stage) -> None:
-    third, before, watch = stage.cluster.machines["third"], stage.pids(), Watch(stage.cluster)
+    third, line, watch = stage.cluster.machines["third"], stage.line(), Watch(stage.cluster)
     stage.sing(third.host.cut_power, "first", "second")
     stage.cluster.ready(stage.name)
     acted_on(watch, "third", "power cut")
-    assert stage.pids()["second"] == before["second"]
+    assert stage.line().ranks["second"] == line.ranks["second"]
     assert set(stage.pids()) == {"first", "second"}
     stage.clean("third")
     stage.cluster.join(third)
@@ -242,7 +239,7 @@ def test_a_power_cut(stage: Stage) -> None:
 
 @pytest.mark.proof
 def test_a_machine_that_returns_under_its_name_with_an_empty_disk(stage: Stage) -> None:
-    third, before = stage.cluster.machines["third"], stage.pids()
+    third, line = stage.cluster.machines["third"], stage.line()
     stage.sing(third.host.cut_power, "second")
     third.format()
     stage.cluster.wait_nodes("third", state="lost")
@@ -250,7 +247,7 @@ def test_a_machine_that_returns_under_its_name_with_an_empty_disk(stage: Stage) 
     stage.set()
     assert not third.home.models.is_symlink()
     stage.sing(lambda: None, "third")
-    assert stage.pids()["second"] == before["second"]
+    assert stage.line().ranks["second"] == line.ranks["second"]
 
 
 def test_a_machine_may_leave(cluster: Fleet, singing: Stage) -> None:
