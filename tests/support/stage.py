@@ -63,15 +63,17 @@ class Stage:
         }
         return LineSeen(ranks, found["epoch"])
 
-    def sing(self, happens: Callable[[], None], *through: str) -> None:
-        """Sixteen clients at each of these gateways begin, it happens, and they begin again until
-        it has; to the letter what they are answered in peace."""
+    def sing(self, happens: Callable[[], object], *through: str) -> float:
+        """Sixteen clients at each of these gateways begin, it happens, and all are answered to the
+        letter what they are in peace. Gives the moment at which it began to happen."""
         apis = [self.cluster.through(name) for name in through]
         rounds: list[list[Voice]] = [self.choir.begin(api) for api in apis]
         self.cluster.wait("most voices to be heard", lambda: all(map(_is_heard, rounds)))
+        at = time.time()
         happens()
         for voices in rounds:
             self.choir.verify(voices, happens)
+        return at
 
     def sing_for(self, seconds: float, *through: str) -> None:
         """Again and again."""
@@ -102,9 +104,9 @@ class Watch:
         self._since = time.time()
 
     def moved(self, node: str, state: str) -> list[float]:
-        """Seconds until the controller found the node in this state, each time."""
+        """When the controller found the node in this state."""
         return [
-            event["at"] - self._since
+            event["at"]
             for event in self._cluster.events()
             if event["at"] >= self._since
             and event["facts"].get("node") == node
