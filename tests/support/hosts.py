@@ -15,7 +15,8 @@ from typing import Protocol
 
 import psutil
 
-NETWORK = "10.77.0"
+NETWORK = f"10.77.{1 + os.getpid() % 254}"
+"""Not that of another run on this machine."""
 GONE_S = 10.0
 RUN_S = 60.0
 
@@ -122,7 +123,8 @@ class Host:
         """Its pid 1, with a /proc of its own: a shell, for one that buries whoever has no parent.
         When it goes, the kernel ends all that is in its namespace."""
         self._network.connect(self)
-        inside = ["ip", "netns", "exec", self.name]
+        # Its power goes with ours, however that happens.
+        inside = ["setpriv", "--pdeathsig", "KILL", "ip", "netns", "exec", self.name]
         inside += ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
         return subprocess.Popen(
             [*inside, "bash", "-c", "while :; do sleep 1000; done"], start_new_session=True
@@ -203,7 +205,9 @@ def set_up(host: Host, cable: str) -> None:
 @cache
 def why_no_hosts() -> str:
     """What keeps this machine from having hosts; empty if nothing does."""
-    missing = [tool for tool in ("ip", "unshare", "nsenter") if shutil.which(tool) is None]
+    missing = [
+        tool for tool in ("ip", "unshare", "nsenter", "setpriv") if shutil.which(tool) is None
+    ]
     if missing:
         return f"the programs {' and '.join(missing)} are not installed"
     if os.geteuid() != 0:
