@@ -6,6 +6,8 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +15,7 @@ from paceline.process.cpus import usable_cpus
 from tests.support.clocks import wrong_clock
 from tests.support.cluster import Served
 from tests.support.hosts import Bridge, bridge, why_no_hosts
-from tests.support.machines import Fleet, fleet
+from tests.support.machines import Fleet, Machine, fleet
 from tests.support.stage import Stage, Watch
 
 pytest.importorskip("ray", reason="the extra `ray` is not installed")
@@ -60,6 +62,19 @@ def acted_on(watch: Watch, node: str, since: float, what: str) -> None:
     assert lost_at, "it was never found lost"
     print(f"{what}: acted on after {lost_at[0] - since:.1f} s")
     assert lost_at[0] - since < LOST_WITHIN_S
+
+
+@contextmanager
+def returning(stage: Stage, name: str) -> Iterator[Machine]:
+    """The machine, which comes back when this is over, whatever has become of it."""
+    machine = stage.cluster.machines[name]
+    try:
+        yield machine
+    finally:
+        machine.host.cut_power()
+        machine.env.clear()
+        stage.cluster.wait_nodes(name, state="lost")
+        stage.cluster.join(machine)
 
 
 # --- a process goes ------------------------------------------------------------------------------
@@ -140,14 +155,13 @@ def test_a_cable_that_is_pulled_for_a_while(stage: Stage, network: Bridge, secon
 
 @pytest.mark.proof
 def test_a_cable_that_is_pulled_for_ever(stage: Stage, network: Bridge) -> None:
-    third, line, watch = stage.cluster.machines["third"], stage.line(), Watch(stage.cluster)
-    at = stage.sing(lambda: network.pull(third.host), "first", "second")
-    stage.cluster.ready(stage.name)
-    acted_on(watch, "third", at, "cable pulled for ever")
-    assert stage.line().ranks["second"] == line.ranks["second"]
-    stage.clean("third")
-    third.host.cut_power()
-    stage.cluster.join(third)
+    line, watch = stage.line(), Watch(stage.cluster)
+    with returning(stage, "third") as third:
+        at = stage.sing(lambda: network.pull(third.host), "first", "second")
+        stage.cluster.ready(stage.name)
+        acted_on(watch, "third", at, "cable pulled for ever")
+        assert stage.line().ranks["second"] == line.ranks["second"]
+        stage.clean("third")
 
 
 @pytest.mark.proof
@@ -184,25 +198,20 @@ def test_a_saturated_machine_is_not_lost(stage: Stage, seconds: float) -> None:
 
 @pytest.mark.proof
 @pytest.mark.parametrize("hours", [1, -1])
-def test_a_clock_that_is_off(stage: Stage, tmp_path, hours: int) -> None:
-    third, watch = stage.cluster.machines["third"], Watch(stage.cluster)
-    stage.sing(third.host.cut_power, "second")
-    stage.cluster.wait_nodes("third", state="lost")
-    third.env = wrong_clock(tmp_path, hours * HOUR_S)
-    stage.cluster.join(third)
-    told = third.host.run([sys.executable, "-c", "import time; print(time.time())"], third.env)
-    assert abs(float(told.stdout) - time.time() - hours * HOUR_S) < HOUR_S / 10
-    stage.set()
-    stage.sing_for(LONGER_THAN_PATIENCE_S, "first", "third")
-    assert len(watch.moved("third", "lost")) == 1, "when its power was cut, and never again"
-    line = stage.line()
-    kill = third.host.process(line.pid("third")).kill
-    stage.sing(kill, "third")
-    assert stage.line().ranks["second"] == line.ranks["second"]
-    third.host.cut_power()
-    third.env = {}
-    stage.cluster.wait_nodes("third", state="lost")
-    stage.cluster.join(third)
+def test_a_clock_that_is_off(stage: Stage, tmp_path: Path, hours: int) -> None:
+    with returning(stage, "third") as third:
+        stage.sing(third.host.cut_power, "second")
+        third.env |= wrong_clock(tmp_path, hours * HOUR_S)
+        stage.cluster.wait_nodes("third", state="lost")
+        stage.cluster.join(third)
+        told = third.host.run([sys.executable, "-c", "import time; print(time.time())"], third.env)
+        assert abs(float(told.stdout) - time.time() - hours * HOUR_S) < HOUR_S / 10
+        stage.set()
+        watch, line = Watch(stage.cluster), stage.line()
+        stage.sing_for(LONGER_THAN_PATIENCE_S, "first", "third")
+        stage.sing(third.host.process(line.pid("third")).kill, "third")
+        assert stage.line().ranks["second"] == line.ranks["second"]
+        assert not watch.lost()
 
 
 # --- a machine goes ------------------------------------------------------------------------------
@@ -227,23 +236,22 @@ def test_a_power_cut_of_the_head(stage: Stage, seconds: float) -> None:
 
 
 def test_a_power_cut(stage: Stage) -> None:
-    third, line, watch = stage.cluster.machines["third"], stage.line(), Watch(stage.cluster)
-    at = stage.sing(third.host.cut_power, "first", "second")
-    stage.cluster.ready(stage.name)
-    acted_on(watch, "third", at, "power cut")
-    assert stage.line().ranks["second"] == line.ranks["second"]
-    assert set(stage.pids()) == {"first", "second"}
-    stage.clean("third")
-    stage.cluster.join(third)
+    line, watch = stage.line(), Watch(stage.cluster)
+    with returning(stage, "third") as third:
+        at = stage.sing(third.host.cut_power, "first", "second")
+        stage.cluster.ready(stage.name)
+        acted_on(watch, "third", at, "power cut")
+        assert stage.line().ranks["second"] == line.ranks["second"]
+        assert set(stage.pids()) == {"first", "second"}
+        stage.clean("third")
 
 
 @pytest.mark.proof
 def test_a_machine_that_returns_under_its_name_with_an_empty_disk(stage: Stage) -> None:
-    third, line = stage.cluster.machines["third"], stage.line()
-    stage.sing(third.host.cut_power, "second")
-    third.format()
-    stage.cluster.wait_nodes("third", state="lost")
-    stage.cluster.join(third)
+    line = stage.line()
+    with returning(stage, "third") as third:
+        stage.sing(third.host.cut_power, "second")
+        third.format()
     stage.set()
     assert not third.home.models.is_symlink()
     stage.sing(lambda: None, "third")
