@@ -11,6 +11,7 @@ import msgspec
 
 from benchmarks import machine, report
 from benchmarks.parts import (
+    beside,
     delay,
     engine,
     growth,
@@ -30,6 +31,7 @@ PARTS: dict[str, Callable[[Plan], Result]] = {
     "peers": peers.measure,
     "http": http.measure,
     "engine": engine.measure,
+    "beside": beside.measure,
     "growth": growth.measure,
     "line": line.measure,
     "quality": quality.measure,

@@ -83,7 +83,6 @@ class Driver:
         self._front = front
         self._held: dict[StreamId, _Held] = {}
         self._backlog: dict[bytes, _Backlog] = {}
-        self._completed: deque[Completion] = deque()
         self._emitted = 0
         self._has_moved = False
         """A step has come back since gateways were told who waits."""
@@ -160,8 +159,9 @@ class Driver:
             self._trips.left(step, now)
         return step
 
-    def complete(self, sampled: Sampled, now: float) -> None:
-        """A step has left the line. `deliver` is to follow, after what the line waits for."""
+    def complete(self, sampled: Sampled, now: float) -> Completion:
+        """A step has left the line. What it gave is to be delivered, after what the line waits
+        for."""
         completion = self.scheduler.complete(sampled)
         self._has_moved = True
         trip = self._trips.returned(now)
@@ -171,19 +171,17 @@ class Driver:
             self._depth.measured(trip.trip_s - times.waited_s, times.slowest_s)
             self.scheduler.batches_in_flight = self._depth.batches
         self._emitted += len(completion.tokens)
-        self._completed.append(completion)
         for _ in completion.finished:
             self._turnover.ended(now)
+        return completion
 
-    def deliver(self) -> None:
-        """Hand what steps gave to the gateways that wait for it."""
-        while self._completed:
-            completion = self._completed.popleft()
-            for peer, (tokens, finished) in self._by_peer(completion).items():
-                self._send(peer, Tokens(tokens=tuple(tokens), finished=tuple(finished)))
-            for end in completion.finished:
-                self._held.pop(end.stream_id, None)
-                self.warmed = self.warmed or end.stream_id == self._warm_up
+    def deliver(self, completion: Completion) -> None:
+        """Hand what a step gave to the gateways that wait for it."""
+        for peer, (tokens, finished) in self._by_peer(completion).items():
+            self._send(peer, Tokens(tokens=tuple(tokens), finished=tuple(finished)))
+        for end in completion.finished:
+            self._held.pop(end.stream_id, None)
+            self.warmed = self.warmed or end.stream_id == self._warm_up
 
     def _by_peer(self, completion: Completion) -> dict[bytes, tuple[list[Token], list[Finished]]]:
         shares: dict[bytes, tuple[list[Token], list[Finished]]] = {}

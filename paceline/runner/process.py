@@ -91,6 +91,9 @@ class Runner:
         self._broken = ""
         self._pulse = Pulse(clock)
         self._seconds_per_byte: float | None = None
+        self._polled: list[zmq.Socket[bytes]] = []
+        """The line's sockets that the poller listens to, beside its own."""
+        self._poller = self._poller_of([])
         self._stop = False
         self._beat_due = 0.0
         self._beats = 0
@@ -132,15 +135,19 @@ class Runner:
         self._beat(self._clock())
 
     def _wait(self) -> None:
-        poller = zmq.Poller()
-        poller.register(self._control.socket, zmq.POLLIN)
-        poller.register(self._worker.wakeup, zmq.POLLIN)
-        for socket in self._rank.line.sockets if self._rank else ():
-            poller.register(socket, zmq.POLLIN)
+        sockets = self._rank.line.sockets if self._rank else []
+        if sockets != self._polled:
+            self._polled, self._poller = sockets, self._poller_of(sockets)
         now = self._clock()
         until = min(self._beat_due, self._mailbox.next_deadline or self._beat_due)
         timeout = PUMP_S if self._rank else until - now
-        poller.poll(math.ceil(max(0.0, min(timeout, self._beat_s)) * 1000))
+        self._poller.poll(math.ceil(max(0.0, min(timeout, self._beat_s)) * 1000))
+
+    def _poller_of(self, sockets: list[zmq.Socket[bytes]]) -> zmq.Poller:
+        poller = zmq.Poller()
+        for one in (self._control.socket, self._worker.wakeup, *sockets):
+            poller.register(one, zmq.POLLIN)
+        return poller
 
     def _read_control(self, now: float) -> None:
         for message in self._control.receive():

@@ -182,14 +182,16 @@ class Rank:
             self._lose(str(broken))
 
     def _sampled(self, driver: Driver, sampled: Sampled) -> None:
-        driver.complete(sampled, self._clock())
+        completion = driver.complete(sampled, self._clock())
         self._rows_in_flight.popleft()
         self._round_trip.end()
         if self._rows_in_flight:
             self._round_trip.begin("round trip", self._rows_in_flight[0])
         # The line first: gateways can wait for the moment that a step takes to make.
-        self._start_steps(driver)
-        driver.deliver()
+        try:
+            self._start_steps(driver)
+        finally:
+            driver.deliver(completion)
 
     def _lose(self, reason: str) -> None:
         log.warning("line_lost", reason=reason)

@@ -18,6 +18,7 @@ class ProcessFacts(msgspec.Struct, frozen=True, kw_only=True):
 
     runner_id: RunnerId
     pid: int
+    """0 until its process is there."""
     memory_bytes: int
     """What the ledger counts for it, from its launch until it is seen gone."""
 

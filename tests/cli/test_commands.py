@@ -63,7 +63,7 @@ def test_down_without_a_cluster_is_done(tmp_path):
     ("words", "why"),
     [
         (["up", "--cluster", "ray", "--nodes", "2"], "each machine is one"),
-        (["up", "--cluster", "ray", "--host", "my-box"], "numeric address"),
+        (["up", "--cluster", "ray", "--host", "my-box"], "no address"),
         (["join", "127.0.0.1:1", "--token", "a word"], "that is no token"),
         (["join", "127.0.0.1:1"], "belongs to no cluster"),
         (["join", "127.0.0.1:port"], "HOST:PORT"),

@@ -131,7 +131,8 @@ class RayOfOne:
             self._address = f"127.0.0.1:{port}"
         argv = [sys.executable, "-m", "paceline.cluster.ray.start", "--home", str(home.path)]
         argv += ["--temp", str(temp / "ray"), "--host", "127.0.0.1", "--port", str(port)]
-        self._child = Child(argv, name="ray", output=home.logs / "ray.out", env=self._env)
+        output = home.logs / "ray.out"
+        self._child = Child(argv, name="ray", output=output, env=self._env, kernel_kills=False)
         self._made = 0
         self._next = self._harness()
 

@@ -27,7 +27,8 @@ from paceline.types.facts import NodeFacts
 from paceline.types.ids import NodeName
 from paceline.types.join import JoinRequest, Versions
 from paceline.types.timing import DEFAULT_TIMING
-from tests.cluster.conftest import until
+
+from .conftest import until
 
 OURS = versions()
 SOON_S, LONG_S = 2.0, 30.0

@@ -104,6 +104,17 @@ def test_one_that_was_to_end_before_it_was_there_ends_when_it_comes(agent: Agent
     assert given_up == ["once"]
 
 
+def test_one_that_does_not_come_in_time_is_gone_and_sent_away_when_it_comes(agent: Agent) -> None:
+    agent.runner.terminate(0.0, "not needed")
+    ended = agent.ended()
+    assert (ended.pid, ended.code > 0) == (0, True)
+    assert "did not come to life in time (asked to end: not needed)" in ended.sentence
+    life, output = sign_in(str(agent.leases.path), "r-1")
+    assert life.recv(1) == b"", "nobody is there for it"
+    life.close()
+    os.close(output)
+
+
 def test_what_ray_cannot_bring_to_life_never_was(agent: Agent) -> None:
     assert agent.runner.poll() is None
     agent.runner.failed("the actor's node is gone")

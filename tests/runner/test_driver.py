@@ -64,8 +64,8 @@ class Desk:
         took_s = self._step_s + self._row_s * step.rows
         self.now += took_s
         times = Times(slowest_s=worked_s)
-        self.driver.complete(msgspec.structs.replace(self.line.run(), times=times), self.now)
-        self.driver.deliver()
+        sampled = msgspec.structs.replace(self.line.run(), times=times)
+        self.driver.deliver(self.driver.complete(sampled, self.now))
         return took_s
 
     def tokens(self, name: str) -> list[Token]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -123,11 +124,13 @@ class Host:
         """Its pid 1, with a /proc of its own: a shell, for one that buries whoever has no parent.
         When it goes, the kernel ends all that is in its namespace."""
         self._network.connect(self)
-        # Its power goes with ours, however that happens.
-        inside = ["setpriv", "--pdeathsig", "KILL", "ip", "netns", "exec", self.name]
+        inside = ["ip", "netns", "exec", self.name]
         inside += ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
+        # Its power goes with ours, however that happens.
+        with_us = ["setpriv", "--pdeathsig", "KILL"]
         return subprocess.Popen(
-            [*inside, "bash", "-c", "while :; do sleep 1000; done"], start_new_session=True
+            [*with_us, *inside, "bash", "-c", "while :; do sleep 1000; done"],
+            start_new_session=True,
         )
 
 
@@ -170,6 +173,7 @@ class Bridge:
 @contextmanager
 def hosts(count: int, network: Network) -> Iterator[list[Host]]:
     """That many hosts, which reach each other and are reached from here; gone afterwards."""
+    _sweep()
     names = [f"{mark()}h{number}" for number in range(1, count + 1)]
     made = [Host(name, f"{NETWORK}.{number}", network) for number, name in enumerate(names, 1)]
     try:
@@ -185,7 +189,7 @@ def bridge() -> Bridge:
 
 def mark() -> str:
     """What the names of this process's namespaces and cables begin with."""
-    return f"pl{os.getpid() % 100_000}"
+    return f"pl{os.getpid()}"
 
 
 def set_up(host: Host, cable: str) -> None:
@@ -245,6 +249,16 @@ def _inner_pid(pid: int) -> int:
             if line.startswith("NSpid:"):
                 return int(line.split()[-1])
     return 0
+
+
+def _sweep() -> None:
+    """What a test left that had no time to clear away."""
+    named = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True).stdout
+    bridges = (path.name for path in Path("/sys/class/net").iterdir())
+    for name in (*(line.split()[0] for line in named.splitlines()), *bridges):
+        left = re.fullmatch(r"pl(\d+)(b|h\d+)", name)
+        if left and not psutil.pid_exists(int(left[1])):
+            ip(*(("link", "del") if left[2] == "b" else ("netns", "del")), name, may_fail=True)
 
 
 def _drop(host: Host, sender: Host, verb: str) -> None:

@@ -33,7 +33,7 @@ def cluster(tmp_path: Path) -> Iterator[LocalCluster]:
         yield running
 
 
-@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("streamed", [True, pytest.param(False, marks=pytest.mark.proof)])
 def test_it_fails_alone(cluster, streamed):
     choir = Choir(cluster.api, requests(TOKENS, SMALL))
     voices = choir.begin()

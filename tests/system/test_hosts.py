@@ -265,3 +265,12 @@ def test_a_machine_may_leave(cluster: Fleet, singing: Stage) -> None:
     assert not second.home.membership.exists()
     (node,) = (one for one in cluster.api.get("/api/nodes") if one["name"] == "second")
     assert node["runners"] == []
+
+
+def test_nothing_on_a_machine_outlives_its_parent(cluster: Fleet) -> None:
+    head = cluster.head.host
+    (parent,) = head.processes("paceline.cli.main up")
+    assert len(head.processes()) > 8
+    parent.kill()
+    # What is left is what the host booted with.
+    cluster.wait("the rest to end", lambda: len(head.processes()) == 2)

@@ -83,6 +83,7 @@ class Sibling:
                 name=self.name,
                 output=self._output,
                 env=self._command.env,
+                kernel_kills=self._command.kernel_kills,
                 clock=self._clock,
             )
         except OSError as error:

@@ -14,6 +14,8 @@ class Command(msgspec.Struct, frozen=True, kw_only=True):
     argv: tuple[str, ...]
     env: dict[str, str] = {}
     """Added to ours."""
+    kernel_kills: bool = True
+    """False for one that has children of its own to end when its parent is gone."""
 
 
 class SiblingStatus(msgspec.Struct, frozen=True, kw_only=True):

@@ -77,7 +77,7 @@ class HeadOptions(_Machine, frozen=True, kw_only=True):
 
     @property
     def ray_head(self) -> str:
-        return self.ray_address or f"{self.host}:{self.ray_port}"
+        return self.ray_address or f"{bracketed(self.host)}:{self.ray_port}"
 
 
 class JoinOptions(_Machine, frozen=True, kw_only=True):
@@ -193,7 +193,8 @@ def bracketed(host: str) -> str:
 def _ray(options: _Machine, place: Place, where: Words) -> Command:
     words = {"--home": place.home, "--temp": place.temp, "--host": options.host} | where
     made = argv(options.programs.ray, words)
-    return Command(role="ray", name="ray", argv=made, env=ray_environment(place.ray_token))
+    env = ray_environment(place.ray_token)
+    return Command(role="ray", name="ray", argv=made, env=env, kernel_kills=False)
 
 
 def _agent(options: _Machine, place: Place, common: Words, ray: str, *, own_ray: bool) -> Command:

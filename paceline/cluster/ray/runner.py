@@ -41,7 +41,7 @@ class ActorRunner:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.give_up: Callable[[], None] = lambda: None
-        """Has Ray end an actor that has not signed in; never waits. Asked once."""
+        """Has Ray end an actor that has not signed in; never waits."""
         self.name = name
         self._output = output
         self._clock = clock
@@ -63,6 +63,9 @@ class ActorRunner:
     def signed_in(self, runner: SignedIn) -> None:
         """Its process is there. May be called from any thread."""
         with self._guard:
+            if self._exit is not None:
+                runner.turn_away()
+                return
             try:
                 self._pidfd = os.pidfd_open(runner.pid)
             except OSError as error:
@@ -93,19 +96,25 @@ class ActorRunner:
             kill_at = self._clock() + grace_s
             if self._kill_at is None:
                 self._asked, self._kill_at = reason, kill_at
-                self._signal(signal.SIGTERM)
+                if self._in is None:
+                    self.give_up()
+                else:
+                    self._signal(signal.SIGTERM)
             self._kill_at = min(self._kill_at, kill_at)
 
     def _look(self) -> ChildExit | None:
-        if self._in is not None:
-            if select.select([self._pidfd], [], [], 0)[0]:
-                return self._bury(self._in)
-        elif self._failed:
-            why = f"{self._failed} (asked to end: {self._asked})" if self._asked else self._failed
-            return ChildExit.of_none(NEVER_STARTED, why)
-        if self._kill_at is not None and self._clock() >= self._kill_at:
+        is_over = self._kill_at is not None and self._clock() >= self._kill_at
+        if self._in is None:
+            reason = self._failed or ("it did not come to life in time" if is_over else "")
+            return ChildExit.of_none(NEVER_STARTED, self._with_wish(reason)) if reason else None
+        if select.select([self._pidfd], [], [], 0)[0]:
+            return self._bury(self._in)
+        if is_over:
             self._signal(signal.SIGKILL)
         return None
+
+    def _with_wish(self, reason: str) -> str:
+        return f"{reason} (asked to end: {self._asked})" if self._asked else reason
 
     def _bury(self, runner: SignedIn) -> ChildExit:
         assert self._words is not None
@@ -128,11 +137,6 @@ class ActorRunner:
         )
 
     def _signal(self, number: signal.Signals) -> None:
-        """To its process; while there is none, Ray is asked not to make one."""
-        if self._in is None:
-            give_up, self.give_up = self.give_up, lambda: None
-            give_up()
-            return
         with suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._pidfd, number)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from paceline.cluster.join import join
@@ -169,6 +169,8 @@ def _ray_directory(home: Home) -> Iterator[Path]:
         yield temp
     finally:
         shutil.rmtree(temp, ignore_errors=True)
+        with suppress(OSError):
+            temp.parent.rmdir()
 
 
 def _check_free(options: HeadOptions, port: int) -> None:
