@@ -28,6 +28,8 @@ PROGRAMS = Path(__file__).parent / "programs"
 ROOT = str(Path(__file__).parents[2])
 NODE = NodeName("node-1")
 MEMORY = 1000
+START_S = 60.0
+"""Ray's own start on a machine that has other work."""
 
 
 def program(name: str) -> tuple[str, ...]:
@@ -85,7 +87,7 @@ class AgentHarness:
 
     def facts(self) -> NodeFacts:
         self._listen(0.02)
-        until(self._has_heard)
+        until(self._has_heard, START_S)
         assert self._newest is not None
         return self._newest
 

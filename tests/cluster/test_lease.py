@@ -123,6 +123,29 @@ def test_what_ray_cannot_bring_to_life_never_was(agent: Agent) -> None:
     assert "the actor's node is gone" in ended.sentence
 
 
+def test_one_that_ended_before_it_was_let_in_has_its_last_words_too(
+    runtime: Path, tmp_path: Path
+) -> None:
+    """On a busy machine its agent comes to the door after Ray has told of its end."""
+    came: list[SignedIn] = []
+    leases = Leases(runtime / "lease", came.append)
+    program = tmp_path / "program.py"
+    program.write_text("def main():\n    raise SystemExit('the shard is damaged')\n")
+    words = (str(leases.path), "r-1", os.getpid(), (str(program),), {})
+    process = fork.Process(target=RunnerActor().run, args=words)
+    process.start()
+    process.join()
+    until(lambda: came)
+    runner = ActorRunner("r-1", tmp_path / "r-1.out")
+    runner.failed("the actor died unexpectedly")
+    assert runner.poll() is None, "it may be at the door"
+    runner.signed_in(came[0])
+    ended = runner.poll()
+    assert ended is not None
+    assert (ended.code, ended.log_tail) == (1, ("the shard is damaged",))
+    leases.close()
+
+
 def test_a_stranger_at_the_door_is_turned_away(agent: Agent) -> None:
     import socket
 

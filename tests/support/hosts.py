@@ -16,7 +16,7 @@ from typing import Protocol
 
 import psutil
 
-NETWORK = f"10.77.{1 + os.getpid() % 254}"
+NETWORK = f"10.{64 + os.getpid() // 250 % 64}.{os.getpid() % 250}"
 """Not that of another run on this machine."""
 GONE_S = 10.0
 RUN_S = 60.0

@@ -30,13 +30,14 @@ class RunnerActor:
     ) -> None:
         """Signs in at `lease` of the process `agent`, then calls `main` of the module or file
         `argv[0]`. Never returns."""
+        leave = _Leaver()
+        signal.signal(signal.SIGTERM, leave.at_signal)
         try:
             life, output = sign_in(lease, name)
         except OSError:
             os._exit(PARENT_GONE)
         _speak_into(output)
-        leave = _Leaver(life)
-        signal.signal(signal.SIGTERM, leave.at_signal)
+        leave.by(life)
         # The lease is to the program what the life pipe is to a child's.
         os.environ.update({**env, LIFE_VARIABLE: f"{life.fileno()}:{agent}:0"})
         sys.argv = list(argv)
@@ -46,19 +47,30 @@ class RunnerActor:
 class _Leaver:
     """Ends the process, and says with which code."""
 
-    def __init__(self, life: socket.socket) -> None:
+    def __init__(self) -> None:
+        self._life: socket.socket | None = None
+        self._asked: int | None = None
+
+    def by(self, life: socket.socket) -> None:
+        """The code is said there."""
         self._life = life
+        if self._asked is not None:
+            self(-self._asked)
 
     def __call__(self, code: int) -> None:
         with suppress(OSError):
             sys.stdout.flush()
             sys.stderr.flush()
-            self._life.send(str(code).encode())
+            if self._life is not None:
+                self._life.send(str(code).encode())
         os._exit(code & 0xFF)
 
     def at_signal(self, number: int, _: FrameType | None) -> None:
-        """Until the program minds the signal itself."""
-        self(-number)
+        """Until the program minds the signal itself. It may come as soon as we have signed in."""
+        if self._life is None:
+            self._asked = number
+        else:
+            self(-number)
 
 
 def _main(program: str) -> Callable[[], object]:

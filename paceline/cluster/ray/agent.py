@@ -29,6 +29,7 @@ class Actors:
         self._program = program
         self._logs = Home(settings.home).logs
         self._awaited: dict[str, ActorRunner] = {}
+        """Those that have not signed in."""
         self._leases = Leases(settings.runtime / f"lease-{settings.incarnation}", self._signed_in)
 
     @property
@@ -44,13 +45,11 @@ class Actors:
         argv = (self._program, *runner_words(self._settings, runner_id))
         env = {"OMP_NUM_THREADS": str(self._settings.threads)}
         arguments = (str(self._leases.path), runner_id, os.getpid(), argv, env)
-
-        def failed(reason: str) -> None:
-            self._awaited.pop(runner_id, None)
-            runner.failed(reason)
-
+        for name, awaited in list(self._awaited.items()):
+            if awaited.poll() is not None:
+                self._awaited.pop(name, None)
         self._awaited[runner_id] = runner
-        runner.give_up = self._session.make(runner_id, arguments, failed)
+        runner.give_up = self._session.make(runner_id, arguments, runner.failed)
         return runner
 
     def close(self) -> None:

@@ -7,6 +7,7 @@ runner's output comes through it, and so does the code with which it ends.
 from __future__ import annotations
 
 import os
+import select
 import socket
 import struct
 import threading
@@ -35,6 +36,20 @@ class SignedIn:
         self.pid = pid
         self.output = output
         self._life = life
+
+    def open_pidfd(self) -> int | None:
+        """A handle on its process; None if that is gone, and its pid perhaps another's already."""
+        try:
+            pidfd = os.pidfd_open(self.pid)
+        except ProcessLookupError:
+            return None
+        # Whoever holds the other end now is the one that had the pid when it was opened.
+        poll = select.poll()
+        poll.register(self._life, 0)
+        if poll.poll(0):
+            os.close(pidfd)
+            return None
+        return pidfd
 
     def last_code(self) -> int | None:
         """The code that it said it ends with; None if it did not come to that. Never waits."""

@@ -18,6 +18,8 @@ from paceline.process.last_words import LastWords
 from paceline.process.memory import oom_kills
 from paceline.process.spawn import LAST_WORDS_S
 
+SETTLE_S = 1.0
+"""How long one that Ray says has ended may still be found at the door, with its last words."""
 FATAL = "Fatal Python error: "
 _FATAL_SIGNALS = {
     "Segmentation fault": signal.SIGSEGV,
@@ -48,10 +50,11 @@ class ActorRunner:
         self._asked_at = clock()
         self._guard = threading.Lock()
         self._in: SignedIn | None = None
-        self._pidfd = -1
+        self._pidfd: int | None = None
         self._words: LastWords | None = None
         self._oom_kills = oom_kills()
         self._failed = ""
+        self._failed_at = 0.0
         self._asked = ""
         self._kill_at: float | None = None
         self._exit: ChildExit | None = None
@@ -66,12 +69,7 @@ class ActorRunner:
             if self._exit is not None:
                 runner.turn_away()
                 return
-            try:
-                self._pidfd = os.pidfd_open(runner.pid)
-            except OSError as error:
-                self._failed = f"not started: it ended as soon as it was there: {error}"
-                runner.turn_away()
-                return
+            self._pidfd = runner.open_pidfd()
             pipe = os.fdopen(runner.output, "rb", buffering=0)
             self._words = LastWords(pipe, self._output, self.name)
             self._in = runner
@@ -81,7 +79,7 @@ class ActorRunner:
     def failed(self, reason: str) -> None:
         """Ray did not bring it to life, or has ended it. May be called from any thread."""
         with self._guard:
-            self._failed = reason
+            self._failed, self._failed_at = reason, self._clock()
 
     def poll(self) -> ChildExit | None:
         with self._guard:
@@ -105,16 +103,20 @@ class ActorRunner:
     def _look(self) -> ChildExit | None:
         is_over = self._kill_at is not None and self._clock() >= self._kill_at
         if self._in is None:
-            reason = self._failed or ("it did not come to life in time" if is_over else "")
-            return ChildExit.of_none(NEVER_STARTED, self._with_wish(reason)) if reason else None
-        if select.select([self._pidfd], [], [], 0)[0]:
+            return self._look_for_it(is_over=is_over)
+        if self._pidfd is None or select.select([self._pidfd], [], [], 0)[0]:
             return self._bury(self._in)
         if is_over:
             self._signal(signal.SIGKILL)
         return None
 
-    def _with_wish(self, reason: str) -> str:
-        return f"{reason} (asked to end: {self._asked})" if self._asked else reason
+    def _look_for_it(self, *, is_over: bool) -> ChildExit | None:
+        has_failed = self._failed and self._clock() - self._failed_at >= SETTLE_S
+        reason = self._failed if has_failed else "it did not come to life in time"
+        if not has_failed and not is_over:
+            return None
+        why = f"{reason} (asked to end: {self._asked})" if self._asked else reason
+        return ChildExit.of_none(NEVER_STARTED, why)
 
     def _bury(self, runner: SignedIn) -> ChildExit:
         assert self._words is not None
@@ -123,7 +125,8 @@ class ActorRunner:
         code = runner.last_code()
         if code is None:
             code = -_signal_of(tail)
-        os.close(self._pidfd)
+        if self._pidfd is not None:
+            os.close(self._pidfd)
         runner.close()
         now = oom_kills()
         unknown = now is None or self._oom_kills is None
@@ -137,8 +140,9 @@ class ActorRunner:
         )
 
     def _signal(self, number: signal.Signals) -> None:
-        with suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self._pidfd, number)
+        if self._pidfd is not None:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, number)
 
 
 def _signal_of(tail: Sequence[str]) -> signal.Signals:
