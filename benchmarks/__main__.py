@@ -10,7 +10,19 @@ from collections.abc import Callable
 import msgspec
 
 from benchmarks import machine, report
-from benchmarks.parts import beside, engine, growth, http, line, peers, planner, quality, recovery
+from benchmarks.parts import (
+    beside,
+    delay,
+    engine,
+    growth,
+    http,
+    line,
+    peers,
+    planner,
+    quality,
+    recovery,
+    scale,
+)
 from benchmarks.parts.works import Plan
 from benchmarks.plot import draw
 from benchmarks.report import Result
@@ -25,6 +37,8 @@ PARTS: dict[str, Callable[[Plan], Result]] = {
     "quality": quality.measure,
     "planner": planner.measure,
     "recovery": recovery.measure,
+    "delay": delay.measure,
+    "scale": scale.measure,
 }
 ROUNDS = 3
 

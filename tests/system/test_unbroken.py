@@ -35,7 +35,7 @@ class Stage:
         self.cluster = cluster
         self.name = cluster.create(min_nodes=ranks, max_nodes=ranks, kv_tokens=8192)
         cluster.ready(self.name)
-        self.choir = Choir(cluster.api.url, requests(TOKENS))
+        self.choir = Choir(cluster.api, requests(TOKENS))
 
     def _state(self) -> str:
         return str(self.cluster.instance(self.name)["state"])
