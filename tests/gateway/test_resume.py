@@ -121,7 +121,9 @@ async def test_it_dies_between_the_last_token_and_its_word(short: Path) -> None:
         await driver.dead.wait()
         second = await next_epoch(r)
         assert (await asking)["text"] == TEXT
-        assert second.submitted[0].emitted_ids == tuple(ids_of(TEXT))
+        # The new line may be known before the old one's last token is read.
+        ids = tuple(ids_of(TEXT))
+        assert second.submitted[0].emitted_ids in (ids, ids[:-1])
 
 
 async def test_a_driver_says_that_it_closes(short: Path) -> None:
