@@ -15,7 +15,7 @@ from paceline.process.exits import ChildExit, exit_sentence
 from paceline.process.last_words import LastWords
 from paceline.process.memory import oom_kills
 
-LAST_WORDS_S = 0.2
+LAST_WORDS_S = 0.5
 """How long a dead process's pipe is read on."""
 
 
