@@ -7,6 +7,7 @@ STAMP  := $(VENV)/.installed
 PROMPT ?= What is the capital of France?
 NODES  ?= 2
 ROUNDS ?= 3
+WORKERS ?= 2
 export PROMPT
 
 .PHONY: demo chaos test check format bench peers proof clean
@@ -18,11 +19,13 @@ demo: $(STAMP)
 chaos: $(STAMP)
 	@$(BIN)/paceline chaos
 
+# Whole clusters one after another, the rest on WORKERS; pytest says 5 where TESTS has none of a kind.
 test: $(STAMP)
-	@$(BIN)/python -m pytest -q -m "not proof" $(TESTS)
+	@$(BIN)/python -m pytest -q -n $(WORKERS) -m "not proof and not real" $(TESTS) || test $$? = 5
+	@$(BIN)/python -m pytest -q -m "real and not proof" $(TESTS) || test $$? = 5
 
 proof: $(STAMP)
-	@$(BIN)/python -m pytest -q -m proof $(TESTS)
+	@$(BIN)/python -m pytest -q -m proof --hypothesis-profile default $(TESTS)
 
 check: $(STAMP)
 	@$(BIN)/ruff format --check --quiet paceline tests benchmarks setup.py

@@ -10,7 +10,19 @@ from collections.abc import Callable
 import msgspec
 
 from benchmarks import machine, report
-from benchmarks.parts import engine, growth, http, line, peers, planner, quality, recovery
+from benchmarks.parts import (
+    beside,
+    delay,
+    engine,
+    growth,
+    http,
+    line,
+    peers,
+    planner,
+    quality,
+    recovery,
+    scale,
+)
 from benchmarks.parts.works import Plan
 from benchmarks.plot import draw
 from benchmarks.report import Result
@@ -19,11 +31,14 @@ PARTS: dict[str, Callable[[Plan], Result]] = {
     "peers": peers.measure,
     "http": http.measure,
     "engine": engine.measure,
+    "beside": beside.measure,
     "growth": growth.measure,
     "line": line.measure,
     "quality": quality.measure,
     "planner": planner.measure,
     "recovery": recovery.measure,
+    "delay": delay.measure,
+    "scale": scale.measure,
 }
 ROUNDS = 3
 

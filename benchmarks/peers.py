@@ -62,8 +62,10 @@ def install_xllamacpp() -> None:
 
 
 def install_native_llama_cpp() -> None:
-    """Its source distribution carries llama.cpp; compiling takes minutes."""
-    _pip("llama", "--no-binary=llama-cpp-python", "llama-cpp-python", env=NATIVE_LLAMA_CPP)
+    """Its source distribution carries llama.cpp; compiling takes minutes. Without pip's cache,
+    which knows nothing of the flags that a wheel in it was compiled with."""
+    words = ("--no-cache-dir", "--no-binary=llama-cpp-python", "llama-cpp-python")
+    _pip("llama", *words, env=NATIVE_LLAMA_CPP)
 
 
 def install_vllm() -> None:

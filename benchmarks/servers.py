@@ -55,9 +55,12 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
     missing: str = ""
 
 
-def paceline(nodes: int, ranks: int, dtype: str, name: str = "") -> Server:
+def paceline(
+    nodes: int, ranks: int, dtype: str, name: str = "", kv_tokens: int = KV_TOKENS
+) -> Server:
     """A local cluster; its runners share the processors out among the nodes."""
-    return Server(name=name or f"Paceline {dtype}", start=partial(_paceline, nodes, ranks, dtype))
+    start = partial(_paceline, nodes, ranks, dtype, kv_tokens)
+    return Server(name=name or f"Paceline {dtype}", start=start)
 
 
 def xllamacpp(model: Model, file_type: str, threads: int) -> Server:
@@ -79,7 +82,7 @@ def vllm(model: Model, threads: int, precision: str) -> Server:
 
 
 @contextmanager
-def _paceline(nodes: int, ranks: int, dtype: str) -> Iterator[Serving]:
+def _paceline(nodes: int, ranks: int, dtype: str, kv_tokens: int) -> Iterator[Serving]:
     home = Home()
     try:
         with tempfile.TemporaryDirectory(prefix="paceline-") as directory:
@@ -87,19 +90,19 @@ def _paceline(nodes: int, ranks: int, dtype: str) -> Iterator[Serving]:
             options = UpOptions(home=directory, nodes=nodes, port=0)
             with start_detached(options) as cluster:
                 api = Api(cluster.wait_ready(READY_S).url)
-                _make_ready(api, ranks, dtype)
+                _make_ready(api, ranks, dtype, kv_tokens)
                 yield Serving(Target(api.url), DEFAULT_MODEL, cluster.pid)
     except PacelineError as error:
         raise Failed(str(error)) from error
 
 
-def _make_ready(api: Api, ranks: int, dtype: str) -> None:
+def _make_ready(api: Api, ranks: int, dtype: str, kv_tokens: int) -> None:
     wish = {
         "model": DEFAULT_MODEL,
         "min_nodes": ranks,
         "max_nodes": ranks,
         "dtype": dtype,
-        "kv_tokens": KV_TOKENS,
+        "kv_tokens": kv_tokens,
     }
     made = api.post("/api/instances", wish)
     deadline = time.monotonic() + READY_S

@@ -57,7 +57,15 @@ def measure(plan: Plan) -> Result:
             failed[name] = str(error)
     table = Table(
         title=f"A kill under {STREAMS} streams, {KILLS} times",
-        columns=("", "answers", "errors", "pause, p50", "p99", *(f"{p}, mean" for p in PHASES)),
+        columns=(
+            "",
+            "answers",
+            "errors",
+            "pause, p50",
+            "p99",
+            *(f"{phase}, mean" for phase in PHASES),
+            "answers again after",
+        ),
         rows=tuple(_row(name, seen) for name, seen in found.items()),
         notes=failures(failed),
     )
@@ -75,6 +83,7 @@ def _row(name: str, seen: dict[str, Any]) -> tuple[str, ...]:
             for key in ("pause_p50_s", "pause_p99_s")
         ),
         *(_seconds(phases.get(phase)) for phase in PHASES),
+        _seconds(seen.get("back_s")),
     )
 
 
@@ -179,7 +188,8 @@ def measure_peer() -> dict[str, Any]:
         raise Failed("not installed: `make peers` does it")
     command = [str(peers.python_of("llama")), "-c", SERVE, str(default_model().gguf())]
     with Peer(command).running() as peer:
-        return {**_kills(peer.url, "peer", peer.kill, random.Random(1)), "back_s": peer.back_s}
+        found = _kills(peer.url, "peer", peer.kill, random.Random(1))
+        return {**found, "back_s": round(quantile(sorted(peer.back_s), 0.5), 2)}
 
 
 class Peer:
@@ -192,7 +202,7 @@ class Peer:
         self._argv = [*argv, str(port)]
         self._process: subprocess.Popen[bytes] | None = None
         self.back_s: list[float] = []
-        """From each kill until it answers again."""
+        """For each kill: until it answered again."""
 
     @contextmanager
     def running(self) -> Iterator[Peer]:

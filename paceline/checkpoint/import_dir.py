@@ -13,6 +13,7 @@ from paceline.checkpoint.chat import ChatTemplate
 from paceline.checkpoint.facts import CONFIG_NAME, Checkpoint
 from paceline.checkpoint.gguf_import import name_for
 from paceline.checkpoint.hub import is_wanted
+from paceline.checkpoint.partial import held
 from paceline.checkpoint.progress import OnProgress, Progress, silent
 from paceline.checkpoint.store import Store
 from paceline.checkpoint.tokenizer import Tokenizer, special_tokens
@@ -55,6 +56,11 @@ def checked_files(directory: Path) -> list[Path]:
     if not (directory / CONFIG_NAME).is_file():
         raise CheckpointError(
             f"{directory}: it has no {CONFIG_NAME}, so it is no Hugging Face model directory"
+        )
+    if held(directory) is not None:
+        raise CheckpointError(
+            f"{directory}: it is what a node has fetched of a checkpoint, with holes where the "
+            "rest belongs; import the whole from where that is"
         )
     if not any(directory.glob("*.safetensors")) and any(directory.glob("pytorch_model*.bin")):
         raise CheckpointError(

@@ -14,7 +14,7 @@ class Progress(msgspec.Struct, frozen=True):
     """
 
     stage: str
-    """One of: lock, hub, wheel, verify, unpack, copy, convert, hash, skip."""
+    """One of: peers, lock, hub, wheel, verify, unpack, copy, convert, hash, skip."""
     done_bytes: int
     total_bytes: int | None
     note: str

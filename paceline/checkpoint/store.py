@@ -3,7 +3,8 @@
 A checkpoint is built in `<home>/staging/<name>` under the name's lock and appears under its
 name by one rename. Whoever holds the lock of a name owns its staging directory, so anything
 found there was left by a process that died, and is removed. What a broken download has left in
-`<home>/downloads/<name>` is kept, so that the next try can resume it.
+`<home>/downloads/<name>` is kept, so that the next try can resume it. What a node has fetched of a
+checkpoint without having all of it lies apart, in `<home>/partial/<digest>` (see `partial.py`).
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ LOCK_TIMEOUT_S = 3600.0
 """How long to wait for another process that pulls or imports the same model."""
 
 _NAME = re.compile(r"(?!\.)[A-Za-z0-9._-]{1,96}")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 def checked_name(name: str) -> str:
@@ -51,6 +53,7 @@ class Store:
         self._models = home / "models"
         self._staging = home / "staging"
         self._downloads = home / "downloads"
+        self._partial = home / "partial"
         self._locks = home / "locks"
 
     def has(self, name: str) -> bool:
@@ -74,11 +77,35 @@ class Store:
     def list(self) -> tuple[Manifest, ...]:
         return tuple(self.manifest(name) for name in self.names())
 
+    def whole(self, name: str, digest: str) -> Path | None:
+        """Directory of the stored checkpoint of this name, if it has this content."""
+        return self.path(name) if self.has(name) and self.manifest(name).digest == digest else None
+
+    def partial(self, digest: str) -> Path:
+        """Where the chunks of a checkpoint lie that is not here as a whole. Raises
+        CheckpointError for what is no digest of a manifest."""
+        if not _DIGEST.fullmatch(digest):
+            raise CheckpointError(f"{digest!r} is no digest of a checkpoint with chunk hashes")
+        return self._partial / digest
+
+    def directories(self) -> tuple[Path, ...]:
+        """Of all checkpoints, first the whole ones, then the partial ones."""
+        return (*(self._models / name for name in self.names()), *self._partials())
+
+    def drop_partials(self, name: str, keep: str = "") -> bool:
+        """Delete what was fetched of a model, but for the checkpoint with the digest `keep`.
+        False if there was nothing."""
+        doomed = [directory for directory in self._partials() if directory.name != keep]
+        doomed = [directory for directory in doomed if _model_of(directory) == name]
+        for directory in doomed:
+            shutil.rmtree(directory, ignore_errors=True)
+        return bool(doomed)
+
     def remove(self, name: str, timeout_s: float = LOCK_TIMEOUT_S) -> None:
         """Delete a checkpoint. Processes that have its files open keep them until they close."""
         with self.locked(name, timeout_s):
-            directory = self.path(name)
-            self._discard(directory, name)
+            if not self.drop_partials(name) or self.has(name):
+                self._discard(self.path(name), name)
 
     @contextmanager
     def locked(
@@ -156,6 +183,11 @@ class Store:
             except Timeout:
                 continue
 
+    def _partials(self) -> tuple[Path, ...]:
+        if not self._partial.is_dir():
+            return ()
+        return tuple(d for d in sorted(self._partial.iterdir()) if (d / MANIFEST_NAME).is_file())
+
     def _discard(self, directory: Path, name: str) -> None:
         """Out of sight by one rename first, so that nobody sees a checkpoint half deleted."""
         doomed = self._staging / name / "old"
@@ -165,6 +197,13 @@ class Store:
         shutil.rmtree(doomed)
         if not any(doomed.parent.iterdir()):
             doomed.parent.rmdir()
+
+
+def _model_of(directory: Path) -> str | None:
+    try:
+        return read_manifest(directory).name
+    except CheckpointError:
+        return None
 
 
 def _flush_to_disk(directory: Path) -> None:

@@ -18,6 +18,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from paceline.checkpoint.partial import held
 from paceline.types.errors import CheckpointError
 
 T = TypeVar("T")
@@ -25,6 +26,8 @@ T = TypeVar("T")
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
 
+HEADER_START = 8
+"""Bytes that say how long the rest of the header is."""
 _MAX_HEADER_BYTES = 100 << 20
 _READ_BYTES = 1 << 30
 
@@ -65,11 +68,12 @@ class _Index(msgspec.Struct, frozen=True):
 
 class TensorFiles:
     """The tensors of a checkpoint directory, over one or several files; a context manager. Any
-    thread may read."""
+    thread may read. Of a partial checkpoint only what is there is ever read."""
 
     def __init__(self, directory: Path) -> None:
         """Read and check every header. Raises CheckpointError, naming the file and the reason."""
         self.paths = tensor_paths(directory)
+        self._held = held(directory)
         self._infos: dict[str, TensorInfo] = {}
         self._descriptors: dict[Path, int] = {}
         self._opening = threading.Lock()
@@ -119,6 +123,13 @@ class TensorFiles:
         return data
 
     def _fill(self, view: memoryview, info: TensorInfo, offset: int) -> None:
+        if self._held is not None and not self._held.covers(
+            info.path.name, offset, offset + len(view)
+        ):
+            raise CheckpointError(
+                f"{info.path}: tensor {info.name} is not among what this node has fetched of the "
+                "checkpoint; fetch the shard again"
+            )
         try:
             descriptor = self._descriptor(info.path)
             while view:
@@ -158,21 +169,28 @@ def tensor_paths(directory: Path) -> tuple[Path, ...]:
     return tuple(paths)
 
 
+def header_bytes(start: bytes, path: Path, size: int) -> int:
+    """How long the header of a file of this size is, by its first HEADER_START bytes. Raises
+    CheckpointError when it can be none."""
+    length = int.from_bytes(start[:HEADER_START], "little")
+    if not 2 <= length <= min(size - HEADER_START, _MAX_HEADER_BYTES):
+        raise CheckpointError(f"{path}: truncated, or not a safetensors file")
+    return HEADER_START + length
+
+
 def read_header(path: Path) -> tuple[TensorInfo, ...]:
     """Tensors of one file. Raises CheckpointError if it is truncated, corrupt or no safetensors."""
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if not 2 <= length <= min(size - 8, _MAX_HEADER_BYTES):
-                raise CheckpointError(f"{path}: truncated, or not a safetensors file")
-            header = file.read(length)
+            base = header_bytes(file.read(HEADER_START), path, size)
+            header = file.read(base - HEADER_START)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
     entries = _decode(path, header, dict[str, Any])
     entries.pop("__metadata__", None)
-    infos = tuple(_checked_info(path, name, entry, 8 + length) for name, entry in entries.items())
-    _check_coverage(path, infos, 8 + length, size)
+    infos = tuple(_checked_info(path, name, entry, base) for name, entry in entries.items())
+    _check_coverage(path, infos, base, size)
     return infos
 
 

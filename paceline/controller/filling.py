@@ -11,6 +11,7 @@ from paceline.controller.ledger import Reservation
 from paceline.controller.nodes import IN_A_LINE
 from paceline.controller.passing import Pass
 from paceline.controller.seats import SeatSeen, Stage, lacks_memory, stuck_words
+from paceline.controller.sources import sources_of
 from paceline.controller.spares import await_start, holds, kill, make_room, spare_for
 from paceline.planner import human_bytes
 from paceline.types.ids import RunnerId, Seat
@@ -157,7 +158,8 @@ def _reserve(p: Pass, runner: RunnerBook) -> Iterator[Action]:
 
 
 def _has_files(seat: SeatSeen, fetch: TaskBook | None) -> bool:
-    """Known by a fetch that is complete, or because it holds other layers of the model."""
+    """Known by a fetch that is complete, or because it holds other layers of the model. They may
+    be those of another shard: what a load lacks it fetches itself."""
     model = seat.inst.wish.model
     if seat.runner is not None and seat.runner.facts.model == model:
         return True
@@ -167,12 +169,16 @@ def _has_files(seat: SeatSeen, fetch: TaskBook | None) -> bool:
 
 
 def _order_fetch(p: Pass, seat: SeatSeen) -> Order:
-    model = seat.inst.wish.model
+    plan, model = seat.seat.plan, seat.inst.wish.model
+    found = sources_of(p.facts, model, p.ready, plan.node)
     task = Fetch(
         task_id=p.task_name(TaskKind.FETCH),
         epoch=p.current_epoch(),
         deadline_s=p.timing.deadline_s(TaskKind.FETCH),
         model=model,
+        shard=plan.shard,
+        digest=found.digest if found else "",
+        sources=found.sources if found else (),
     )
     sentence = f"{seat} of {seat.inst.id} is asked to have {model} on disk"
     return _order(seat, task, sentence)
@@ -180,6 +186,7 @@ def _order_fetch(p: Pass, seat: SeatSeen) -> Order:
 
 def _order_load(p: Pass, seat: SeatSeen) -> Order:
     plan, inst = seat.seat.plan, seat.inst
+    found = sources_of(p.facts, inst.wish.model, p.ready, plan.node)
     task = Load(
         task_id=p.task_name(TaskKind.LOAD),
         epoch=p.current_epoch(),
@@ -190,6 +197,8 @@ def _order_load(p: Pass, seat: SeatSeen) -> Order:
         dtype=inst.dtype,
         kv_pages=plan.kv_pages,
         memory_bytes=plan.memory_bytes,
+        digest=found.digest if found else "",
+        sources=found.sources if found else (),
     )
     layers = f"layers {plan.shard.start}–{plan.shard.stop - 1}"
     return _order(seat, task, f"{seat} of {inst.id} is asked to load {layers}")

@@ -1,9 +1,12 @@
 """The memory ledger: what is reserved on each node. A runner counts from its launch until it is
-seen gone, and a seat from its placement until its runner counts."""
+seen gone, and a seat from its placement until its runner counts. Runners of an instance that sit on
+no seat of it count towards its empty seats there: a seat takes one of them, or waits for its end.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
@@ -27,7 +30,8 @@ class Ledger:
 
     def __init__(self, facts: Facts, book: Book) -> None:
         self._facts = facts
-        self._entries = [*_runners(facts, book), *_empty_seats(book)]
+        runners = list(_runners(facts, book))
+        self._entries = [*runners, *_empty_seats(book, runners)]
 
     def reserve(self, reservation: Reservation) -> None:
         self._entries.append(reservation)
@@ -96,8 +100,16 @@ def _instance_of(facts: Facts, book: Book, runner: RunnerId) -> InstanceId | Non
     return seen.facts.seat.instance if seen and seen.facts.seat else None
 
 
-def _empty_seats(book: Book) -> Iterator[Reservation]:
+def _empty_seats(book: Book, runners: Sequence[Reservation]) -> Iterator[Reservation]:
+    """What the empty seats of each instance take beyond what its spare runners hold already."""
     for inst in book.instances.values():
+        seated = {seat.runner for seat in inst.seats}
+        needs = Counter[NodeName]()
         for seat in inst.seats:
             if seat.runner is None:
-                yield Reservation(seat.plan.node, seat.plan.memory_bytes, inst.id, None)
+                needs[seat.plan.node] += seat.plan.memory_bytes
+        for runner in runners:
+            if runner.instance == inst.id and runner.runner not in seated:
+                needs[runner.node] -= runner.memory_bytes
+        for node, need in (+needs).items():
+            yield Reservation(node, need, inst.id, None)

@@ -9,8 +9,9 @@ from paceline.controller.book import Book, InstanceBook, RunnerBook, TaskBook
 from paceline.controller.facts import Facts
 from paceline.controller.ledger import Ledger
 from paceline.controller.nodes import NodeState, drained, node_state
-from paceline.controller.offers import measured
+from paceline.controller.offers import links, measured
 from paceline.types.ids import Epoch, NodeName, RunnerId, TaskId
+from paceline.types.links import Links
 from paceline.types.policy import DEFAULT_TIERS, Tier
 from paceline.types.states import TaskKind
 from paceline.types.timing import Timing
@@ -81,6 +82,11 @@ class Pass:
     def open(self) -> frozenset[NodeName]:
         """Nodes that may be given seats."""
         return self.ready - self.drained
+
+    @cached_property
+    def ways(self) -> Links:
+        """Between the nodes that may be given seats."""
+        return links(self.facts, self.open)
 
     @cached_property
     def bad_edges(self) -> frozenset[frozenset[NodeName]]:

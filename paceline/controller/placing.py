@@ -12,7 +12,7 @@ from paceline.controller.book import InstanceBook
 from paceline.controller.facts import ModelSeen
 from paceline.controller.ledger import Reservation
 from paceline.controller.nodes import NodeState
-from paceline.controller.offers import budgets, links
+from paceline.controller.offers import budgets
 from paceline.controller.passing import Pass
 from paceline.planner import NodeBudget, place_manually, plan
 from paceline.types.errors import PacelineError
@@ -104,7 +104,7 @@ def _question(
     p: Pass, inst: InstanceBook, model: ModelFacts, missing: tuple[str, ...]
 ) -> _Question:
     offered = budgets(p.facts, p.ledger, inst, p.open)
-    return _Question(model.digest, inst.wish, offered, links(p.facts, p.open), missing)
+    return _Question(model.digest, inst.wish, offered, p.ways, missing)
 
 
 def _ask(

@@ -7,9 +7,12 @@ from collections.abc import Mapping
 
 from paceline.controller.book import Book, InstanceBook
 from paceline.controller.facts import Facts
+from paceline.controller.nodes import NodeState
+from paceline.controller.sources import sources_of
 from paceline.controller.views import instance_views
 from paceline.types.control import ControllerCounts, Route, Routes
 from paceline.types.states import InstanceState
+from paceline.types.weights import ModelSources
 
 
 def routes(facts: Facts, book: Book, events: Mapping[str, int]) -> Routes:
@@ -24,7 +27,15 @@ def routes(facts: Facts, book: Book, events: Mapping[str, int]) -> Routes:
             events=dict(events),
             nodes=dict(Counter(book.nodes.values())),
         ),
+        models=_models(facts, book),
     )
+
+
+def _models(facts: Facts, book: Book) -> tuple[ModelSources, ...]:
+    ready = [name for name in facts.nodes if book.nodes.get(name) == NodeState.READY]
+    wanted = sorted({inst.wish.model for inst in book.instances.values()})
+    found = (sources_of(facts, model, ready) for model in wanted)
+    return tuple(each for each in found if each is not None)
 
 
 def _route(facts: Facts, inst: InstanceBook) -> Route | None:

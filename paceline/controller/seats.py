@@ -93,8 +93,6 @@ def why_unfilled(p: Pass, seat: SeatSeen) -> str:
     trouble = _last_trouble(p, seat)
     again_s = seat.seat.patience.not_before - p.now
     pause = f", tried again in {again_s:.0f} s" if again_s > 0 else ""
-    loading = p.latest(seat.seat.runner, TaskKind.LOAD)
-    percent = f"{100 * (loading.progress if loading else 0):.0f} %"
     state = seat.runner.facts.state if seat.runner else ""
     says = {
         Stage.MISSING: f"waits for a runner{pause}",
@@ -108,10 +106,16 @@ def why_unfilled(p: Pass, seat: SeatSeen) -> str:
             if lacks_memory(p, seat)
             else f"waits for its shard{pause}"
         ),
-        Stage.FILLING: f"is {state} ({percent})",
+        Stage.FILLING: f"is {state} ({_how_far(p, seat)})",
         Stage.FILLED: f"holds its layers and is {state}",
     }
     return f"{seat} {says[seat.stage]}{trouble}"
+
+
+def _how_far(p: Pass, seat: SeatSeen) -> str:
+    is_fetching = seat.runner is not None and seat.runner.facts.state is RunnerState.FETCHING
+    task = p.latest(seat.seat.runner, TaskKind.FETCH if is_fetching else TaskKind.LOAD)
+    return (task.reason if task else "") or f"{100 * (task.progress if task else 0):.0f} %"
 
 
 def lacks_memory(p: Pass, seat: SeatSeen) -> bool:

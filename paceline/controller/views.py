@@ -58,6 +58,7 @@ def node_views(facts: Facts, book: Book, now: float) -> tuple[NodeView, ...]:
             runners=tuple(process.runner_id for process in seen.facts.processes),
             seconds_per_byte=paces.get(name),
             links=seen.facts.links,
+            given_bytes=seen.facts.given_bytes,
         )
         for name, seen in sorted(facts.nodes.items())
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,46 +24,55 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Rows of all spans, one after the other."""
+    """Rows of all spans, one after the other; there are some.
 
-    row_pos: Tensor
-    """int64 [rows]: absolute positions."""
-    row_table: Tensor
-    """int32 [rows]: index into `tables`."""
-    tables: Tensor
-    """int32 [spans, pages], filled up with page 0."""
-    sampled: Tensor
-    """int64: rows that need logits."""
+    Arrays, of which tensors are views: torch would cost a step more than all of its bookkeeping.
+    """
+
+    positions: array[int]
+    """int64, as `row_pos`."""
+    table_of_row: array[int]
+    """int32, as `row_table`."""
+    page_ids: array[int]
+    """int32, as `tables`, row after row."""
+    table_shape: tuple[int, int]
+    sampled: list[int]
+    """Rows that need logits."""
 
     @property
     def rows(self) -> int:
-        return len(self.row_pos)
+        return len(self.positions)
+
+    @property
+    def row_pos(self) -> Tensor:
+        """int64 [rows]: absolute positions."""
+        return torch.frombuffer(self.positions, dtype=torch.int64)
+
+    @property
+    def row_table(self) -> Tensor:
+        """int32 [rows]: index into `tables`."""
+        return torch.frombuffer(self.table_of_row, dtype=torch.int32)
+
+    @property
+    def tables(self) -> Tensor:
+        """int32 [spans, pages], filled up with page 0."""
+        return torch.frombuffer(self.page_ids, dtype=torch.int32).view(self.table_shape)
 
 
 def lay_out(spans: Sequence[Span], limits: Limits) -> Batch:
     """Raises EngineError when spans contradict each other or the limits."""
     _check(spans, limits)
-    row_pos: list[int] = []
-    row_table: list[int] = []
+    width = max((len(span.pages) for span in spans), default=0)
+    positions, table_of_row, page_ids = array("q"), array("i"), array("i")
     sampled: list[int] = []
     for index, span in enumerate(spans):
-        row_pos.extend(range(span.start, span.start + span.count))
-        row_table.extend([index] * span.count)
+        positions.extend(range(span.start, span.start + span.count))
+        table_of_row.extend([index] * span.count)
+        page_ids.extend(span.pages)
+        page_ids.extend([0] * (width - len(span.pages)))
         if span.sample:
-            sampled.append(len(row_pos) - 1)
-    return Batch(
-        row_pos=torch.tensor(row_pos, dtype=torch.int64),
-        row_table=torch.tensor(row_table, dtype=torch.int32),
-        tables=_tables(spans),
-        sampled=torch.tensor(sampled, dtype=torch.int64),
-    )
-
-
-def _tables(spans: Sequence[Span]) -> Tensor:
-    width = max((len(span.pages) for span in spans), default=0)
-    return torch.tensor(
-        [span.pages + (0,) * (width - len(span.pages)) for span in spans], dtype=torch.int32
-    ).view(len(spans), width)
+            sampled.append(len(positions) - 1)
+    return Batch(positions, table_of_row, page_ids, (len(spans), width), sampled)
 
 
 def _check(spans: Sequence[Span], limits: Limits) -> None:

@@ -11,7 +11,7 @@ class Draft:
     """Rows of slots, in the order in which they are fed."""
 
     def __init__(self, number: int) -> None:
-        self._number = number
+        self.number = number
         self._spans: list[Span] = []
         self._token_ids: list[int] = []
         self._admitted: list[Admission] = []
@@ -27,14 +27,14 @@ class Draft:
         if sequence.new:
             self._admitted.append(sequence.admission(slot))
         self._token_ids += sequence.next_ids(count)
-        span = slots.feed(slot, count, self._number)
+        span = slots.feed(slot, count, self.number)
         self._spans.append(span)
         if span.sample:
             self._positions[slot] = sequence.emitted
 
     def step(self, freed: tuple[int, ...]) -> Step:
         return Step(
-            number=self._number,
+            number=self.number,
             freed=freed,
             admitted=tuple(self._admitted),
             spans=tuple(self._spans),
@@ -42,4 +42,4 @@ class Draft:
         )
 
     def flight(self) -> Flight:
-        return Flight(self._number, self._positions)
+        return Flight(self.number, self._positions)

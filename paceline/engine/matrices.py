@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from paceline.engine.kernels import Kernels
+from paceline.engine.kernels.calls import quantised_matrix
 from paceline.engine.quantised import QuantisedMatrix
 
 
@@ -53,6 +54,7 @@ class PackedMatrix:
     def __init__(self, quantised: QuantisedMatrix, kernels: Kernels) -> None:
         self.quantised = quantised
         self._kernels = kernels
+        self._in_c = quantised_matrix(quantised, None)
         self.columns = quantised.columns
         self.nbytes = quantised.nbytes
 
@@ -60,4 +62,4 @@ class PackedMatrix:
         return self._kernels.quantised_linear(x, self.quantised, bias)
 
     def rows(self, ids: Tensor) -> Tensor:
-        return self._kernels.table(self.quantised, ids)
+        return self._kernels.table_of(self._in_c, self.quantised.depth, ids)

@@ -8,7 +8,7 @@ only reads it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from paceline.engine.prefix import PageKey
 from paceline.types.errors import EngineError
@@ -125,6 +125,21 @@ class PagePool:
         for page in pages:
             self._kept.pop(page, None)
             self._hold(owner, page)
+
+    # --- from one pool to the next ---------------------------------------------------------------
+
+    @property
+    def contents(self) -> dict[int, PageKey]:
+        """All pages whose contents are known, those that are to be forgotten first in front."""
+        held = [page for table in self._tables.values() for page in reversed(table)]
+        return {page: self._keys[page] for page in (*self._kept, *held) if page in self._keys}
+
+    def recall(self, contents: Mapping[int, PageKey]) -> None:
+        """Keeps these pages of an older pool over the same memory. For a blank pool."""
+        self._blank = [page for page in self._blank if page not in contents]
+        for page, key in contents.items():
+            self._kept[page] = None
+            self.remember(page, key)
 
     # --- the books -------------------------------------------------------------------------------
 

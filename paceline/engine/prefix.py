@@ -1,8 +1,8 @@
 """What a full KV page holds, as a key: equal keys mean equal keys and values inside.
 
 A page's contents follow from the ids in it, those before it, the model and its rope. The last two
-are the same for all streams of one scheduler, so a key is a hash of ids alone, chained from page
-to page; it means nothing to another scheduler.
+are the same for all that a loaded line ever computes, so a key is a hash of ids alone, chained from
+page to page; it means nothing where another model or rope is loaded.
 """
 
 from __future__ import annotations

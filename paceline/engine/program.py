@@ -58,13 +58,12 @@ class LayerProgram:
     def run(self, batch: Batch, x: Tensor, on_layer: Callable[[], None]) -> Tensor:
         """Hidden states float32 [rows, width]: those behind the last layer. `on_layer` is called
         for each, after a call to C of some."""
-        # Torch would share a large copy out to threads of its own, which then spin beside ours.
-        x = torch.from_numpy(x.numpy().copy())
+        x = _copy(x)
         step = abi.StepRows(
-            *(t.data_ptr() for t in (batch.row_pos, batch.row_table, batch.tables)),
+            *(a.buffer_info()[0] for a in (batch.positions, batch.table_of_row, batch.page_ids)),
             batch.rows,
             self._pages,
-            *batch.tables.shape,
+            *batch.table_shape,
         )
         shape, rows = ctypes.addressof(self._shape), ctypes.addressof(step)
         layers, layer_bytes = ctypes.addressof(self._layers), ctypes.sizeof(abi.LayerWeights)
@@ -103,6 +102,14 @@ class HeadProgram:
             logits.data_ptr(),
         )
         return logits
+
+
+def _copy(x: Tensor) -> Tensor:
+    """Torch would share a large copy out to threads of its own, which then spin beside ours."""
+    x = x.contiguous()
+    copy = torch.empty_like(x)
+    ctypes.memmove(copy.data_ptr(), x.data_ptr(), x.nbytes)
+    return copy
 
 
 def _layer(

@@ -9,6 +9,7 @@ any of these (the default of vLLM's API).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -56,12 +57,12 @@ class Sampler:
         """
         samplers = self._samplers(slots)
         rows = self._rows(len(slots), logits)
-        likeliest = rows.argmax(axis=1)
-        peaks = rows[np.arange(len(rows)), likeliest]
-        if not np.isfinite(peaks).all():
-            raise EngineError(f"logits are not finite (largest of each row: {peaks.tolist()})")
+        likeliest = rows.argmax(axis=1).tolist()
+        peaks = [float(row[best]) for row, best in zip(rows, likeliest, strict=True)]
+        if not all(map(math.isfinite, peaks)):
+            raise EngineError(f"logits are not finite (largest of each row: {peaks})")
         return [
-            sampler.next(row, int(best))
+            sampler.next(row, best)
             for sampler, row, best in zip(samplers, rows, likeliest, strict=True)
         ]
 
@@ -79,7 +80,7 @@ class Sampler:
             raise EngineError(
                 f"logits must be float32 {wanted}, not {logits.dtype} {tuple(logits.shape)}"
             )
-        rows: NDArray[np.float32] = logits.detach().cpu().numpy()
+        rows: NDArray[np.float32] = logits.numpy(force=True)
         return rows
 
 

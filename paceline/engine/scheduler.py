@@ -19,6 +19,7 @@ Policy
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 
 import msgspec
 
@@ -26,6 +27,7 @@ from paceline.engine.chunks import share_out
 from paceline.engine.draft import Draft
 from paceline.engine.flight import Flight
 from paceline.engine.pages import pages_for
+from paceline.engine.prefix import PageKey
 from paceline.engine.sequence import Sequence
 from paceline.engine.slots import SlotTable
 from paceline.engine.stepcost import StepCost
@@ -99,6 +101,13 @@ class Scheduler:
         return len(self._waiting)
 
     @property
+    def held_up(self) -> list[tuple[StreamId, int]]:
+        """Streams, with their attempts, that can gain nothing yet: they wait for pages, or their
+        prompt is being read."""
+        reading = (one for one in self._slots.running.values() if not one.decoding)
+        return [(one.record.stream_id, one.record.attempt) for one in (*reading, *self._waiting)]
+
+    @property
     def pages_free(self) -> int:
         return self._slots.pool.free
 
@@ -129,6 +138,20 @@ class Scheduler:
     def check_integrity(self) -> None:
         """Raises EngineError if the pages are not as they must be."""
         self._slots.check_integrity()
+
+    # --- from one epoch to the next --------------------------------------------------------------
+
+    @property
+    def full_pages(self) -> dict[int, PageKey]:
+        """Pages that every rank of this line has filled, with their keys: what a scheduler of the
+        same ranks may `recall` as long as nobody else wrote there. Raises EngineError if the pages
+        are not as they must be."""
+        self.check_integrity()
+        return self._slots.full_pages
+
+    def recall(self, full_pages: Mapping[int, PageKey]) -> None:
+        """Begins with what an older scheduler left in the same pages. Before the first stream."""
+        self._slots.recall(full_pages)
 
     # --- streams come and go ---------------------------------------------------------------------
 
@@ -220,7 +243,7 @@ class Scheduler:
             return None
         self._next_step += 1
         self._line.append(draft.flight())
-        self._slots.step_made()
+        self._slots.step_made(draft.number)
         return draft.step(freed=self._slots.take_freed())
 
     def _decode_slots(self) -> list[int]:

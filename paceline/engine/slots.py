@@ -2,11 +2,14 @@
 
 A full page may be shared from the step after the one that fills it, though that one may not even
 have begun: a line is FIFO, so on every rank whoever reads comes after whoever wrote. Where a step
-is lost or fails, its epoch is over, and all of this with it. Within a step nobody reads what
+is lost or fails, its epoch is over, and what outlives that are pages filled by steps that had come
+back: every rank has those, and none that was in flight wrote there. Within a step nobody reads what
 another writes there, so that kernels may take its spans in any order.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import msgspec
 
@@ -44,6 +47,8 @@ class SlotTable:
         self._oldest_step = 0
         self._filling: dict[PageKey, int] = {}
         """Pages that the step being made fills, by key."""
+        self._in_flight: dict[int, int] = {}
+        """Pages that were filled by a step in flight, and which one."""
 
     @property
     def retiring(self) -> bool:
@@ -105,10 +110,11 @@ class SlotTable:
         self._filling |= {key: page for page, key in sequence.filled_by(span)}
         return span
 
-    def step_made(self) -> None:
+    def step_made(self, step: int) -> None:
         """The step being made is on its way: what it fills may be shared from now on."""
         for key, page in self._filling.items():
             self.pool.remember(page, key)
+            self._in_flight[page] = step
         self._filling = {}
 
     def retire(self, slot: int) -> Sequence:
@@ -129,7 +135,20 @@ class SlotTable:
     def step_returned(self, step: int) -> None:
         """Steps leave the line in order: all up to this one are through."""
         self._oldest_step = step + 1
+        self._in_flight = {page: by for page, by in self._in_flight.items() if by > step}
         self._release()
+
+    # --- from one epoch to the next --------------------------------------------------------------
+
+    @property
+    def full_pages(self) -> dict[int, PageKey]:
+        """Pages that every rank has filled, with their keys."""
+        contents = self.pool.contents
+        return {page: key for page, key in contents.items() if page not in self._in_flight}
+
+    def recall(self, full_pages: Mapping[int, PageKey]) -> None:
+        """Begins with what another table over the same pages left. Before anyone is admitted."""
+        self.pool.recall(full_pages)
 
     def check_integrity(self) -> None:
         """Raises EngineError if the pool is damaged, or a page is kept by a slot that is gone."""

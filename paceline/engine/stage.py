@@ -112,7 +112,8 @@ class Stage:
                 f"but was given {x.dtype} {list(x.shape)}"
             )
         if first and batch.rows:
-            low, high = (int(bound) for bound in x.aminmax())
+            ids = x.tolist()
+            low, high = min(ids), max(ids)
             if low < 0 or high >= self._config.vocab_size:
                 raise EngineError(
                     f"token ids {low}..{high} are not within a vocabulary of "

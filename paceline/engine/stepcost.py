@@ -12,9 +12,12 @@ from paceline.types.model import PAGE_TOKENS
 STRETCH = 2.0
 """How many times as long a step may take for the prompts in it."""
 
-LEAST_ROWS = 16
-"""Prompts never starve: so many rows a step takes, and a multiple of it; kernels' row tiles are as
-high."""
+LEAST_ROWS = 4
+"""Prompts never starve: so many rows a step takes, and a multiple of it. More would break the pace
+of the others: behind a long context one prompt row takes as long as several that decode."""
+
+FIRST_ROWS = 64
+"""What a step takes while nothing is known of prompt rows."""
 
 FADES = 0.3
 """Weight of a new time of a step without prompts."""
@@ -36,7 +39,7 @@ class StepCost:
         self._decode_s: dict[int, float] = {}
         """By decode rows."""
         self._row_s: float | None = None
-        self._tried_rows = 2 * LEAST_ROWS
+        self._tried_rows = FIRST_ROWS // 2
 
     def prompt_rows(self, decode_rows: int, pending: int) -> int:
         """For a step of `decode_rows`, or of none though others decode: then 1. `pending`: rows
@@ -60,9 +63,12 @@ class StepCost:
             return
         beside = self._beside(decode_rows)
         if beside is not None:
-            # It would not have taken longer without its prompts.
-            self._decode_s[beside] = min(self._decode_s[beside], took_s)
-            took_s -= self._decode_s[beside]
+            # It would not have taken longer without its prompts. One lucky step is not believed:
+            # nothing raises this again before a step without prompts.
+            decode_s = self._decode_s[beside]
+            decode_s += FADES * min(took_s - decode_s, 0.0)
+            self._decode_s[beside] = decode_s
+            took_s = max(took_s - decode_s, 0.0)
             self._tried_rows = max(prompt_rows, LEAST_ROWS)
         row_s = took_s / prompt_rows
         weight = 1.0 if self._row_s is None else prompt_rows / (prompt_rows + SETTLED_ROWS)

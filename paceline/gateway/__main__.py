@@ -9,10 +9,13 @@ import sys
 import threading
 from pathlib import Path
 
+from paceline.checkpoint.store import Store
 from paceline.gateway.app import Gateway
 from paceline.gateway.driver import FrontLink
+from paceline.gateway.library import Library
 from paceline.gateway.server import Server, listen
 from paceline.gateway.settings import Settings
+from paceline.gateway.texts import bring_texts
 from paceline.process.child import install_stop_signals, watch_parent
 from paceline.process.descriptors import allow_descriptors
 from paceline.process.exposure import check_exposure
@@ -87,8 +90,10 @@ async def _serve(
     membership = Membership.of(home)
     address = options.control or control_address(options.runtime)
     async with AsyncControlClient(address, f"gateway:{gateway_id}", membership) as control:
+        store = Store(options.store or home.path)
+        library = Library(store, bring_texts(store, membership.member))
         gateway = Gateway(
-            control=control, dial=dial, facts=facts, home=home.path, settings=settings
+            control=control, dial=dial, facts=facts, library=library, settings=settings
         )
         server = Server(gateway)
         stopping = asyncio.create_task(_stop_with(server, stop))
@@ -109,6 +114,7 @@ async def _stop_with(server: Server, stop: threading.Event) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m paceline.gateway", description=__doc__)
     parser.add_argument("--home", type=Path, required=True)
+    parser.add_argument("--store", type=Path, help="the home of checkpoints, if not --home")
     parser.add_argument("--runtime", type=Path, required=True)
     parser.add_argument("--control", help="the controller's address, where it is elsewhere")
     parser.add_argument("--cluster-id", required=True)

@@ -6,7 +6,6 @@ import asyncio
 import itertools
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Protocol
 
 from fastapi import FastAPI, Request, Response
@@ -51,13 +50,13 @@ class Gateway:
     """All that requests share. Use as `async with`."""
 
     def __init__(
-        self, *, control: Control, dial: Dial, facts: Facts, home: Path, settings: Settings
+        self, *, control: Control, dial: Dial, facts: Facts, library: Library, settings: Settings
     ) -> None:
         self.settings = settings
         self.control = control
         self.metrics = Metrics()
         self.drivers = Drivers(dial, settings, self.metrics)
-        self.library = Library(home)
+        self.library = library
         self._facts = facts
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -85,7 +84,9 @@ class Gateway:
 
     async def _heed(self) -> None:
         while True:
-            self.drivers.heed(await self.control.receive())
+            routes = await self.control.receive()
+            self.library.heed(routes.models)
+            self.drivers.heed(routes)
 
     async def _beat(self) -> None:
         for number in itertools.count(1):

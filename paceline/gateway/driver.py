@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from paceline.gateway.errors import RemoteError, SlowClient, StreamFailed
@@ -26,6 +26,7 @@ from paceline.types.stream import (
     ToDriver,
     Token,
     Tokens,
+    Waiting,
 )
 
 log = get_logger(__name__)
@@ -65,6 +66,8 @@ class LiveStream:
         self.avoid: InstanceId | None = None
         self.submitted_at = now
         self.gained_at = now
+        self.waited_at = now
+        """When its driver last said that it waits for others."""
         self.not_before = now
         self.to_read = 0
         """Tokens that its driver must read before the next one comes; none once it has come."""
@@ -94,8 +97,8 @@ class LiveStream:
 
     @property
     def moved_at(self) -> float:
-        """The last sign of progress by its present driver."""
-        return max(self.submitted_at, self.gained_at)
+        """When it last made progress with its present driver, or none could be made."""
+        return max(self.submitted_at, self.gained_at, self.waited_at)
 
     def fail(self, error: PacelineError) -> None:
         if not self.over:
@@ -161,6 +164,8 @@ class Driver:
                 self._tokens(message, now)
             case Rejected():
                 self._rejected(message)
+            case Waiting(streams):
+                self._wait(streams, now)
             case Closing():
                 self.closing = message.reason or "no reason was given"
         return bool(self.closing) or any(live.leave for live in self._lives())
@@ -243,6 +248,12 @@ class Driver:
         else:
             self.release(live, cancel=False)
             live.fail(RemoteError(message.code, message.message))
+
+    def _wait(self, streams: Iterable[tuple[StreamId, int]], now: float) -> None:
+        for stream_id, attempt in streams:
+            live = self.streams.get(stream_id)
+            if live is not None and live.stream.attempt == attempt:
+                live.waited_at = now
 
     def _drop(self, live: LiveStream | None, verdict: Verdict) -> None:
         if verdict is Verdict.GAP and live is not None:

@@ -72,7 +72,8 @@ class Generation:
 
     @property
     def numerics_id(self) -> str:
-        return self.lives[0].numerics_id
+        """Empty before any choice is on a line."""
+        return next((live.numerics_id for live in self.lives if live.numerics_id), "")
 
     async def gained(self, timeout_s: float | None) -> list[tuple[int, Delta]]:
         """What choices have gained, as (index, delta); nothing if `timeout_s` passed in silence.

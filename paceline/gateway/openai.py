@@ -114,8 +114,12 @@ class OpenAi:
     async def _events(
         self, generation: Generation, reply: Reply, gained: Gained, account: Account
     ) -> AsyncIterator[bytes]:
-        """The stream's events; an error after the start is an event too, and the last one."""
+        """The stream's events; an error after the start is an event too, and the last one. The
+        opening waits for the first token: by whose numerics it is made is known only then."""
         try:
+            while not gained:
+                yield KEEP_ALIVE
+                gained = await generation.gained(self._settings.keepalive_s)
             yield reply.opening()
             while True:
                 yield reply.chunks(gained) if gained else KEEP_ALIVE

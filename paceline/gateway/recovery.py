@@ -57,7 +57,7 @@ class Carriage(msgspec.Struct, frozen=True, kw_only=True):
     disallowed: bool
     """Another has the line to itself."""
     idle_s: float
-    """Since the stream was submitted or last gained a token."""
+    """Since the stream was submitted, gained a token, or was said to wait for others."""
     patience_s: float
 
 
@@ -84,7 +84,7 @@ class Pause(msgspec.Struct, frozen=True):
     """What a client sees of a loss: its stream stands still until another driver has it."""
 
     silent_since: float
-    """The last sign of progress by the driver that was lost."""
+    """The last that was heard of the stream from the driver that was lost."""
     noticed_at: float
     """When its driver was left, or the controller said that the line has no route any more."""
 

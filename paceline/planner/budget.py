@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import msgspec
 
@@ -13,6 +14,8 @@ DEFAULT_SECONDS_PER_BYTE = 1e-10
 """A node that nobody has measured reads 10 GB of weights a second."""
 
 STEPS_PER_DECADE = 24
+STEPS_KEPT = 16_384
+"""Figures whose steps are not worked out again: clusters ask for the same ones many times."""
 
 
 class NodeBudget(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,6 +33,7 @@ class NodeBudget(msgspec.Struct, frozen=True, kw_only=True):
     """The model's files are here."""
 
 
+@lru_cache(maxsize=STEPS_KEPT)
 def coarse(measured: float) -> float:
     """A measured figure in steps of 10 %: noise neither asks the planner again nor decides.
 

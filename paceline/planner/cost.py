@@ -17,6 +17,7 @@ SLOWEST_S = 1e-6
 """Per byte: a node, and a link, is at least as fast as 1 MB/s, or of no use anyway."""
 
 LONGEST_TRIP_S = 1000.0
+NOBODY = NodeName("")
 
 
 def byte_s(node: NodeBudget) -> float:
@@ -41,19 +42,20 @@ class Edges:
 
     def __init__(self, links: Links, names: Collection[NodeName]) -> None:
         self._links = links
-        self.measured: dict[frozenset[NodeName], Link] = {}
+        self._measured: dict[frozenset[NodeName], Link] = {}
         for link in links.measured:
             if link.a in names and link.b in names and link.a != link.b:
                 ends = frozenset((link.a, link.b))
-                known = self.measured.get(ends)
-                self.measured[ends] = _worse(known, link) if known else link
+                known = self._measured.get(ends)
+                self._measured[ends] = _worse(known, link) if known else link
 
     def between(self, a: NodeName, b: NodeName) -> Link:
-        return self.measured.get(frozenset((a, b))) or self.unmeasured(a, b)
+        return self._measured.get(frozenset((a, b))) or unmeasured(self._links, a, b)
 
-    def unmeasured(self, a: NodeName, b: NodeName) -> Link:
-        links = self._links
-        return Link(a=a, b=b, round_trip_s=links.round_trip_s, bytes_per_s=links.bytes_per_s)
+
+def unmeasured(links: Links, a: NodeName = NOBODY, b: NodeName = NOBODY) -> Link:
+    """What an edge counts as that nobody has measured."""
+    return Link(a=a, b=b, round_trip_s=links.round_trip_s, bytes_per_s=links.bytes_per_s)
 
 
 def _worse(one: Link, other: Link) -> Link:

@@ -15,9 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paceline.planner.budget import NodeBudget
-from paceline.planner.cost import Edges, byte_s, carry_s, trip_s
+from paceline.planner.cost import byte_s, carry_s, trip_s, unmeasured
 from paceline.planner.memory import HEADROOM, PROCESS_BYTES, MemoryModel
-from paceline.types.ids import NodeName
 from paceline.types.links import Links
 
 Ints = NDArray[np.int64]
@@ -200,19 +199,26 @@ def _slowdown(nodes: Sequence[NodeBudget], layers: int) -> NDArray[np.float64]:
 def _edges(
     memory: MemoryModel, nodes: Sequence[NodeBudget], links: Links
 ) -> tuple[Ints, Ints, Ints]:
-    """Hop, back and carry."""
+    """Hop, back and carry. Of several reports of an edge the longest time of each counts."""
     index = {node.name: i for i, node in enumerate(nodes)}
-    edges = Edges(links, index)
-    usual = edges.unmeasured(NodeName(""), NodeName(""))
+    found = [
+        (index[link.a], index[link.b], trip_s(link), carry_s(link, memory), link.bad)
+        for link in links.measured
+        if link.a in index and link.b in index and link.a != link.b
+    ]
+    usual = unmeasured(links)
     shape = (len(nodes), len(nodes))
-    trip = np.full(shape, round(trip_s(usual) * TICKS_PER_S))
-    carry = np.full(shape, round(carry_s(usual, memory) * TICKS_PER_S))
+    trip, carry = np.full(shape, -1.0), np.full(shape, -1.0)
     bad = np.eye(len(nodes), dtype=bool)
-    for link in edges.measured.values():
-        a, b = index[link.a], index[link.b]
-        trip[a, b] = trip[b, a] = round(trip_s(link) * TICKS_PER_S)
-        carry[a, b] = carry[b, a] = round(carry_s(link, memory) * TICKS_PER_S)
-        bad[a, b] = bad[b, a] = link.bad
+    if found:
+        a, b, trips, carries, bads = (np.array(column) for column in zip(*found, strict=True))
+        for ends in ((a, b), (b, a)):
+            np.maximum.at(trip, ends, trips)
+            np.maximum.at(carry, ends, carries)
+            np.logical_or.at(bad, ends, bads)
+    known = trip >= 0
+    trip = _whole(np.where(known, trip, trip_s(usual)) * TICKS_PER_S)
+    carry = _whole(np.where(known, carry, carry_s(usual, memory)) * TICKS_PER_S)
     return np.where(bad, NEVER, trip + carry), np.where(bad, NEVER, trip), carry
 
 

@@ -58,7 +58,9 @@ def main() -> int:
 def _serve(options: argparse.Namespace, home: Home, stopper: Stopper) -> None:
     import torch
 
+    from paceline.checkpoint import Store
     from paceline.runner.process import Identity, Runner
+    from paceline.runner.supply import Supply
     from paceline.runner.worker import Worker
     from paceline.transport.control import ControlClient
     from paceline.transport.membership import Membership
@@ -74,13 +76,16 @@ def _serve(options: argparse.Namespace, home: Home, stopper: Stopper) -> None:
     )
     name = f"runner:{options.runner_id}"
     address = options.control or control_address(options.runtime)
+    membership = Membership.of(home)
     worker = Worker()
-    with ControlClient[ToRunner](address, name, ToRunner, Membership.of(home)) as control:
+    supply = Supply(Store(options.store or home.path), membership.member)
+    with ControlClient[ToRunner](address, name, ToRunner, membership) as control:
         runner = Runner(
             identity,
             home,
             control,
             worker,
+            supply,
             grace_s=options.grace,
             beat_s=options.beat,
             host=options.host,
@@ -96,6 +101,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--runtime", type=Path, required=True)
     for name in ("--home", "--cluster-id", "--node", "--incarnation", "--runner-id"):
         parser.add_argument(name, required=True)
+    parser.add_argument("--store", type=Path, help="where checkpoints lie; the home by default")
     parser.add_argument("--control", help="the controller's address, where it is elsewhere")
     parser.add_argument("--host", help="address of this machine for the other ranks")
     parser.add_argument("--threads", type=int, default=1)

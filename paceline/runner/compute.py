@@ -99,7 +99,8 @@ class Compute:
             return torch.tensor(step.token_ids, dtype=torch.int64)
         if payload is None:
             raise EngineError(f"step {step.number} came without the previous rank's rows")
-        rows = torch.frombuffer(payload, dtype=torch.float32)
+        # A copy: torch warns of memory that it may not write, as a frame's is.
+        rows = torch.frombuffer(bytearray(payload), dtype=torch.float32)
         if step.rows == 0 or rows.numel() % step.rows:
             raise EngineError(f"step {step.number}: {rows.numel()} values for {step.rows} rows")
         return rows.view(step.rows, -1)

@@ -6,6 +6,7 @@ freed when that gateway stops renewing it.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from typing import Protocol
 
@@ -33,6 +34,7 @@ from paceline.types.stream import (
     ToDriver,
     Token,
     Tokens,
+    Waiting,
 )
 
 RENEWAL_S = 30.0
@@ -40,6 +42,9 @@ RENEWAL_S = 30.0
 
 MAX_BACKLOG = 2048
 """Messages kept for a gateway that reads slowly; past it, its streams are cancelled."""
+
+WAITING_S = 2.0
+"""Between two words to a gateway about those who wait."""
 
 RETURNING_PART = 8
 """Who finds the queue full is asked back when one part in so many of it will have moved on."""
@@ -78,8 +83,10 @@ class Driver:
         self._front = front
         self._held: dict[StreamId, _Held] = {}
         self._backlog: dict[bytes, _Backlog] = {}
-        self._completed: deque[Completion] = deque()
         self._emitted = 0
+        self._has_moved = False
+        """A step has come back since gateways were told who waits."""
+        self._told_at = -math.inf
         self._warm_up: StreamId | None = None
         self.warmed = False
         self.refusing: str | None = "the line is not ready yet"
@@ -152,9 +159,11 @@ class Driver:
             self._trips.left(step, now)
         return step
 
-    def complete(self, sampled: Sampled, now: float) -> None:
-        """A step has left the line. `deliver` is to follow, after what the line waits for."""
+    def complete(self, sampled: Sampled, now: float) -> Completion:
+        """A step has left the line. What it gave is to be delivered, after what the line waits
+        for."""
         completion = self.scheduler.complete(sampled)
+        self._has_moved = True
         trip = self._trips.returned(now)
         if trip.decode_rows or trip.prompt_rows:
             self._cost.measured(trip.decode_rows, trip.prompt_rows, trip.took_s)
@@ -162,19 +171,17 @@ class Driver:
             self._depth.measured(trip.trip_s - times.waited_s, times.slowest_s)
             self.scheduler.batches_in_flight = self._depth.batches
         self._emitted += len(completion.tokens)
-        self._completed.append(completion)
         for _ in completion.finished:
             self._turnover.ended(now)
+        return completion
 
-    def deliver(self) -> None:
-        """Hand what steps gave to the gateways that wait for it."""
-        while self._completed:
-            completion = self._completed.popleft()
-            for peer, (tokens, finished) in self._by_peer(completion).items():
-                self._send(peer, Tokens(tokens=tuple(tokens), finished=tuple(finished)))
-            for end in completion.finished:
-                self._held.pop(end.stream_id, None)
-                self.warmed = self.warmed or end.stream_id == self._warm_up
+    def deliver(self, completion: Completion) -> None:
+        """Hand what a step gave to the gateways that wait for it."""
+        for peer, (tokens, finished) in self._by_peer(completion).items():
+            self._send(peer, Tokens(tokens=tuple(tokens), finished=tuple(finished)))
+        for end in completion.finished:
+            self._held.pop(end.stream_id, None)
+            self.warmed = self.warmed or end.stream_id == self._warm_up
 
     def _by_peer(self, completion: Completion) -> dict[bytes, tuple[list[Token], list[Finished]]]:
         shares: dict[bytes, tuple[list[Token], list[Finished]]] = {}
@@ -193,13 +200,24 @@ class Driver:
     # --- upkeep --------------------------------------------------------------------------------
 
     def tick(self, now: float) -> None:
-        """Retry what a slow gateway did not take; free what nobody renewed."""
+        """Retry what a slow gateway did not take; say who waits; free what nobody renewed."""
         for peer in list(self._backlog):
             self._flush(peer, now)
+        if self._has_moved and now - self._told_at >= WAITING_S:
+            self._has_moved, self._told_at = False, now
+            self._tell_who_waits()
         for stream_id, held in list(self._held.items()):
             if now - held.renewed > RENEWAL_S:
                 log.warning("stream_abandoned", stream=stream_id, unrenewed_s=RENEWAL_S)
                 self._cancel(stream_id, held.attempt)
+
+    def _tell_who_waits(self) -> None:
+        shares: dict[bytes, list[tuple[StreamId, int]]] = {}
+        for stream_id, attempt in self.scheduler.held_up:
+            if (peer := self._waiting_for(stream_id, attempt)) is not None:
+                shares.setdefault(peer, []).append((stream_id, attempt))
+        for peer, streams in shares.items():
+            self._send(peer, Waiting(tuple(streams)))
 
     def close(self, reason: str) -> None:
         """Tell every gateway with streams here that they must go on elsewhere."""

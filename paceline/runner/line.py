@@ -31,7 +31,13 @@ class Line:
     """What one rank has of its line. Entered by the I/O thread alone."""
 
     def __init__(
-        self, task: Connect, now: float, *, directory: Path | None = None, host: str | None = None
+        self,
+        task: Connect,
+        now: float,
+        *,
+        directory: Path | None = None,
+        host: str | None = None,
+        kv_generation: str = "",
     ) -> None:
         """Its doors are in `directory` where all ranks are on this machine, else at `host`."""
         self.epoch = task.epoch
@@ -39,6 +45,8 @@ class Line:
         self.world_size = task.world_size
         self.front: FrontServer | None = None
         self.steps = 0
+        self._kv_generation = kv_generation
+        self._offers: tuple[LinkOffer, ...] = ()
         self._keys = KeyPair.fresh()
         self._door: Door | None = None
         self._upstream: Link | None = None
@@ -65,10 +73,12 @@ class Line:
             address=self._door.address if self._door else "",
             public_key=self._keys.public,
             front_address=self.front.address if self.front else None,
+            kv_generation=self._kv_generation,
         )
 
     def meet(self, order: LineOrder) -> None:
         """Learn who the neighbours and the gateways are; what is known already stays."""
+        self._offers = order.offers
         if self.front is not None:
             self.front.admit(order.gateway_keys)
         offers = {offer.rank: offer for offer in order.offers}
@@ -79,6 +89,17 @@ class Line:
         self._door.admit([before.public_key])
         self._upstream = self._door.accept(before.rank)
         self._downstream = Link.connect(after, rank=self.rank, keys=self._keys)
+
+    @property
+    def driver_key(self) -> str:
+        """No other line ever has it. Known once this one has met."""
+        theirs = (offer.public_key for offer in self._offers if offer.rank == 0)
+        return self._keys.public if self.rank == 0 else next(theirs, "")
+
+    @property
+    def kv_generations(self) -> frozenset[str]:
+        """Of all ranks, as they joined."""
+        return frozenset((self._kv_generation, *(o.kv_generation for o in self._offers)))
 
     @property
     def established(self) -> bool:

@@ -165,11 +165,11 @@ class Mailbox:
     def is_in_hand(self, task_id: TaskId) -> bool:
         return self._in_hand is not None and self._in_hand.task.task_id == task_id
 
-    def progress(self, task_id: TaskId, share: float) -> None:
+    def progress(self, task_id: TaskId, share: float, words: str = "") -> None:
         hand = self._in_hand
         if hand is not None and hand.task.task_id == task_id:
             kind = TASK_KINDS[type(hand.task)]
-            self._register.note(task_id, kind, TaskState.RUNNING, progress=share)
+            self._register.note(task_id, kind, TaskState.RUNNING, words, progress=share)
             self._changed()
 
     def complete(self, task_id: TaskId, event: RunnerEvent | None, now: float) -> None:

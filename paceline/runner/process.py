@@ -28,6 +28,7 @@ from paceline.runner.line import Line
 from paceline.runner.mailbox import Mailbox
 from paceline.runner.pulse import Pulse
 from paceline.runner.rank import Rank
+from paceline.runner.supply import Report, Supply
 from paceline.runner.worker import Worker
 from paceline.transport.control import ControlClient, Malformed
 from paceline.types.control import Assign, RunnerBeat, ToRunner
@@ -67,6 +68,7 @@ class Runner:
         home: Home,
         control: ControlClient[ToRunner],
         worker: Worker,
+        supply: Supply,
         clock: Callable[[], float] = time.monotonic,
         *,
         grace_s: float = DEFAULT_TIMING.task_grace_s,
@@ -75,9 +77,9 @@ class Runner:
     ) -> None:
         """`host`: where other machines reach this one, if its lines have ranks on others."""
         self._identity = identity
-        self._home = home
         self._directory = home.runtime() if host is None else None
         self._host = host
+        self._supply = supply
         self._control = control
         self._worker = worker
         self._clock = clock
@@ -89,6 +91,9 @@ class Runner:
         self._broken = ""
         self._pulse = Pulse(clock)
         self._seconds_per_byte: float | None = None
+        self._polled: list[zmq.Socket[bytes]] = []
+        """The line's sockets that the poller listens to, beside its own."""
+        self._poller = self._poller_of([])
         self._stop = False
         self._beat_due = 0.0
         self._beats = 0
@@ -130,15 +135,19 @@ class Runner:
         self._beat(self._clock())
 
     def _wait(self) -> None:
-        poller = zmq.Poller()
-        poller.register(self._control.socket, zmq.POLLIN)
-        poller.register(self._worker.wakeup, zmq.POLLIN)
-        for socket in self._rank.line.sockets if self._rank else ():
-            poller.register(socket, zmq.POLLIN)
+        sockets = self._rank.line.sockets if self._rank else []
+        if sockets != self._polled:
+            self._polled, self._poller = sockets, self._poller_of(sockets)
         now = self._clock()
         until = min(self._beat_due, self._mailbox.next_deadline or self._beat_due)
         timeout = PUMP_S if self._rank else until - now
-        poller.poll(math.ceil(max(0.0, min(timeout, self._beat_s)) * 1000))
+        self._poller.poll(math.ceil(max(0.0, min(timeout, self._beat_s)) * 1000))
+
+    def _poller_of(self, sockets: list[zmq.Socket[bytes]]) -> zmq.Poller:
+        poller = zmq.Poller()
+        for one in (self._control.socket, self._worker.wakeup, *sockets):
+            poller.register(one, zmq.POLLIN)
+        return poller
 
     def _read_control(self, now: float) -> None:
         for message in self._control.receive():
@@ -212,7 +221,9 @@ class Runner:
 
     def _fetch(self, task: Fetch) -> None:
         report = self._reporter(task.task_id)
-        self._submit(task, lambda: fetch(self._home, task, report), RunnerEvent.FETCH_DONE)
+        self._submit(
+            task, lambda: fetch(self._supply, task, report, self._pulse), RunnerEvent.FETCH_DONE
+        )
 
     def _load(self, task: Load) -> None:
         self._leave_line("another shard is loaded")
@@ -223,7 +234,7 @@ class Runner:
             self._loaded, self._seat_task = loaded, task
 
         self._submit(
-            task, lambda: load(self._home, task, report, self._pulse), RunnerEvent.LOAD_DONE, keep
+            task, lambda: load(self._supply, task, report, self._pulse), RunnerEvent.LOAD_DONE, keep
         )
 
     def _submit(
@@ -245,14 +256,13 @@ class Runner:
 
         self._worker.submit(work, then)
 
-    def _reporter(self, task_id: TaskId) -> Callable[[int, int], None]:
+    def _reporter(self, task_id: TaskId) -> Report:
         """For the compute thread: how far a task is. Raises to end a task that is not wanted."""
 
-        def report(done: int, total: int) -> None:
+        def report(share: float, words: str) -> None:
             if self._stop or not self._mailbox.is_in_hand(task_id):
                 raise Unavailable("the task is not wanted any more")
-            share = done / total if total else 0.0
-            self._worker.post(lambda: self._mailbox.progress(task_id, share))
+            self._worker.post(lambda: self._mailbox.progress(task_id, share, words))
 
         return report
 
@@ -263,11 +273,18 @@ class Runner:
         if seat is None or loaded is None or seat.seat != task.seat:
             held = "no seat" if seat is None else f"seat {seat.seat}"
             raise InvalidRequest(f"connect is for seat {task.seat}; what is loaded is for {held}")
-        line = Line(task, self._clock(), directory=self._directory, host=self._host)
+        line = Line(
+            task,
+            self._clock(),
+            directory=self._directory,
+            host=self._host,
+            kv_generation=loaded.kv.generation,
+        )
         try:
             self._rank = Rank(
                 line,
                 loaded.compute,
+                loaded.kv,
                 self._worker,
                 _driver(line, loaded, task),
                 on_lost=lambda reason: self._end_line(RunnerEvent.LINE_LOST, reason),

@@ -18,6 +18,10 @@ SHORTEST_S = 5.0
 
 LONGEST_S = 300.0
 
+FETCH = "fetch"
+"""The kind of work whose ticks tell nothing of the next one: a network has no pace of its own. It
+is judged by its progress, and long before this patience ends."""
+
 UNMEASURED_S = 60.0
 """Patience with a kind of work that has not ticked yet."""
 
@@ -80,6 +84,8 @@ class Pulse:
         return WorkFacts(work="queue", silent_s=silent_s, patience_s=self._shortest_s)
 
     def _patience(self, work: tuple[str, int]) -> float:
+        if work[0] == FETCH:
+            return LONGEST_S
         unit_s = self._unit_s.get(work[0])
         if unit_s is None:
             return UNMEASURED_S

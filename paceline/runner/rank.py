@@ -12,12 +12,13 @@ from msgspec.structs import replace
 
 from paceline.runner.compute import Compute, Hidden
 from paceline.runner.driver import Driver
+from paceline.runner.kv_memory import KvMemory
 from paceline.runner.line import Line
 from paceline.runner.pulse import SHORTEST_S, Pulse
 from paceline.runner.worker import Worker, WorkerBusy
 from paceline.transport.errors import LinkBroken
 from paceline.transport.frames import Frame, Tensor
-from paceline.types.errors import PacelineError
+from paceline.types.errors import EngineError, PacelineError
 from paceline.types.ids import StreamId
 from paceline.types.step import Sampled, Step, Times
 
@@ -34,6 +35,7 @@ class Rank:
         self,
         line: Line,
         compute: Compute,
+        kv: KvMemory,
         worker: Worker,
         driver: Driver | None,
         *,
@@ -44,6 +46,7 @@ class Rank:
         self.line = line
         self.driver = driver
         self._compute = compute
+        self._kv = kv
         self._worker = worker
         self._on_lost = on_lost
         self._on_failed = on_failed
@@ -74,13 +77,23 @@ class Rank:
         if not self._closed:
             self._closed = True
             if self.driver is not None:
+                self._keep_kv(self.driver)
                 self.driver.close(reason)
             self.line.close()
+
+    def _keep_kv(self, driver: Driver) -> None:
+        try:
+            self._kv.left_by(self.line.driver_key, driver.scheduler.full_pages)
+        except EngineError as error:  # whatever ended the line may have left its books half written
+            log.warning("kv_not_kept", reason=str(error))
 
     # --- what tasks ask of it --------------------------------------------------------------------
 
     def warm_up(self) -> None:
         if self.driver is not None:
+            kept = self._kv.take(self.line.kv_generations)
+            log.info("kv_kept", pages=len(kept))
+            self.driver.scheduler.recall(kept)
             self.driver.warm_up(StreamId(f"warm-up-{self.line.epoch}"))
 
     @property
@@ -137,6 +150,7 @@ class Rank:
                 raise LinkBroken(f"a {type(body).__name__} frame has no business at this rank")
 
     def _submit(self, step: Step, payload: memoryview | None) -> None:
+        self._kv.written_by(self.line.driver_key)
         compute, clock, asked_at = self._compute, self._clock, self._clock()
 
         def run() -> Hidden | Sampled:
@@ -168,14 +182,16 @@ class Rank:
             self._lose(str(broken))
 
     def _sampled(self, driver: Driver, sampled: Sampled) -> None:
-        driver.complete(sampled, self._clock())
+        completion = driver.complete(sampled, self._clock())
         self._rows_in_flight.popleft()
         self._round_trip.end()
         if self._rows_in_flight:
             self._round_trip.begin("round trip", self._rows_in_flight[0])
         # The line first: gateways can wait for the moment that a step takes to make.
-        self._start_steps(driver)
-        driver.deliver()
+        try:
+            self._start_steps(driver)
+        finally:
+            driver.deliver(completion)
 
     def _lose(self, reason: str) -> None:
         log.warning("line_lost", reason=reason)

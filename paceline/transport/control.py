@@ -24,6 +24,7 @@ from paceline.transport.sockets import (
     bound,
     connect,
     guard,
+    has_message,
     ipc_path,
     made,
     mind,
@@ -213,10 +214,9 @@ class ControlClient(Generic[Reply]):
         """What is there, up to a bound. Never waits, never raises for what came."""
         taken: list[Reply | Malformed] = []
         for _ in range(DRAIN_LIMIT):
-            try:
-                parts = self.socket.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
+            if not has_message(self.socket):
                 break
+            parts = self.socket.recv_multipart(zmq.NOBLOCK)
             message: Reply | Malformed = read(self._decoder, b"".join(parts))
             taken.append(message)
         return taken

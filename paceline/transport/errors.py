@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from paceline.types.errors import TransportError
+from paceline.types.errors import TransportError, Unavailable
 
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What msgspec raises for bytes that are no message; the last for one nested too deeply."""
@@ -44,3 +44,9 @@ class LinkBroken(TransportError):
     """This link is of no more use: only a new epoch makes a new one."""
 
     code = "link_broken"
+
+
+class NobodyGives(Unavailable):
+    """No node that can be reached has what is wanted of a checkpoint."""
+
+    code = "nobody_gives"

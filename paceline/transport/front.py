@@ -29,6 +29,7 @@ from paceline.transport.sockets import (
     bound,
     connect,
     guard,
+    has_message,
     made,
     retire,
     send_now,
@@ -97,10 +98,9 @@ class FrontServer:
         peer sent."""
         taken: list[tuple[bytes, ToDriver]] = []
         for _ in range(DRAIN_LIMIT):
-            try:
-                parts = self.socket.recv_multipart(zmq.NOBLOCK, copy=False)
-            except zmq.Again:
+            if not has_message(self.socket):
                 break
+            parts = self.socket.recv_multipart(zmq.NOBLOCK, copy=False)
             message = self._read(parts)
             if message is not None:
                 taken.append((parts[0].bytes, message))

@@ -10,7 +10,16 @@ import zmq
 from paceline.transport.errors import FrameDamaged, LinkBroken, LinkFull
 from paceline.transport.frames import Beat, Body, Buffer, Frame, Hello, Tensor, decode, encode
 from paceline.transport.keys import KeyPair
-from paceline.transport.sockets import DRAIN_LIMIT, Context, Socket, bound, connect, made, unlock
+from paceline.transport.sockets import (
+    DRAIN_LIMIT,
+    Context,
+    Socket,
+    bound,
+    connect,
+    has_message,
+    made,
+    unlock,
+)
 from paceline.types.facts import LinkOffer
 from paceline.types.ids import Epoch
 
@@ -89,7 +98,8 @@ class Link:
         if not self.established:
             raise LinkFull(f"the link to rank {self.peer_rank} is not established yet")
         if not self._put(body, tensor, now):
-            raise LinkFull(f"rank {self.peer_rank} does not take frames; its queue is full")
+            why = "it has left the line, or its queue is full"
+            raise LinkFull(f"rank {self.peer_rank} does not take frames: {why}")
 
     def receive(self, now: float) -> Frame | None:
         """The next frame for the caller, or None. Hellos and beats are dealt with here.
@@ -99,9 +109,9 @@ class Link:
         self._check()
         for _ in range(DRAIN_LIMIT):
             try:
+                if not has_message(self.socket):
+                    return None
                 parts = self.socket.recv_multipart(zmq.NOBLOCK, copy=False)
-            except zmq.Again:
-                return None
             except zmq.ZMQError as error:
                 raise self._break(f"its socket failed: {error.strerror}") from error
             frame = self._accept([part.buffer for part in parts])

@@ -15,6 +15,7 @@ from paceline.types.ids import Epoch, InstanceId, NodeName, RunnerId
 from paceline.types.instance import InstanceView
 from paceline.types.links import ProbeOffer
 from paceline.types.tasks import Task
+from paceline.types.weights import ModelSources
 
 PROTOCOL = 1
 
@@ -155,6 +156,8 @@ class Routes(msgspec.Struct, frozen=True, kw_only=True, tag="routes"):
     instances: tuple[InstanceView, ...]
     term: int
     counts: ControllerCounts = ControllerCounts()
+    models: tuple[ModelSources, ...] = ()
+    """Of the instances: a gateway needs their tokenizers."""
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True, tag="answer"):

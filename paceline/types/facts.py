@@ -10,6 +10,7 @@ from paceline.types.links import Link, ProbeOffer
 from paceline.types.model import Shard
 from paceline.types.states import RunnerState
 from paceline.types.tasks import TaskStatus
+from paceline.types.weights import DepotOffer, HeldCheckpoint
 
 
 class ProcessFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,6 +59,11 @@ class NodeFacts(msgspec.Struct, frozen=True, kw_only=True):
     """The newest of which it has heeded an order; 0: none."""
     leaving: bool = False
     """It was asked to end, and waits a while for its seats to be given to others."""
+    depot: DepotOffer | None = None
+    checkpoints: tuple[HeldCheckpoint, ...] = ()
+    """What its depot gives; bounded."""
+    given_bytes: int = 0
+    """Of chunks, to other nodes, since its start."""
 
 
 class LinkOffer(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,6 +76,8 @@ class LinkOffer(msgspec.Struct, frozen=True, kw_only=True):
     """CURVE key of the rank's door *and* of its outgoing link, Z85."""
     front_address: str | None = None
     """Rank 0 only: where gateways submit; same key."""
+    kv_generation: str = ""
+    """The key of the driver whose steps wrote the rank's KV last; empty: nothing is in it."""
 
 
 class LineHealth(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,7 +108,7 @@ class WorkFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What a runner's compute thread is at."""
 
     work: str
-    """load or step; queue: it has not begun what waits for it"""
+    """fetch, load or step; queue: it has not begun what waits for it"""
     silent_s: float
     """Since its last tick; there is one at every layer."""
     patience_s: float

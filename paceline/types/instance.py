@@ -177,3 +177,5 @@ class NodeView(msgspec.Struct, frozen=True, kw_only=True):
     """What a byte of weights costs it in a step, as measured."""
     links: tuple[Link, ...] = ()
     """Ways to other nodes, as measured from it."""
+    given_bytes: int = 0
+    """Of checkpoints, to other nodes, since its start."""

@@ -124,6 +124,13 @@ class Rejected(msgspec.Struct, frozen=True, tag="rejected"):
     """Where its queue is full: when places are expected there."""
 
 
+class Waiting(msgspec.Struct, frozen=True, tag="waiting"):
+    """These can gain nothing yet: others come before them, and the line moves. Said again and again
+    while that is so."""
+
+    streams: tuple[tuple[StreamId, int], ...]
+
+
 class Closing(msgspec.Struct, frozen=True, tag="closing"):
     """The driver leaves its line (its epoch ended, or it stops): resubmit what it held."""
 
@@ -131,4 +138,4 @@ class Closing(msgspec.Struct, frozen=True, tag="closing"):
 
 
 ToDriver = Submit | Cancel | Renew
-FromDriver = Tokens | Rejected | Closing
+FromDriver = Tokens | Rejected | Waiting | Closing

@@ -8,19 +8,27 @@ import msgspec
 from paceline.types.ids import Epoch, NodeName, Seat, TaskId
 from paceline.types.model import Shard
 from paceline.types.states import TaskKind, TaskState
+from paceline.types.weights import Source
 
 
 class Fetch(msgspec.Struct, frozen=True, kw_only=True, tag="fetch"):
-    """Have the model's files on this node's disk."""
+    """Have the model's files on this node's disk, as far as the shard needs them."""
 
     task_id: TaskId
     epoch: Epoch
     deadline_s: float
     model: str
+    digest: str = ""
+    """Of the checkpoint that the model is in this cluster; empty: whatever has the name here."""
+    shard: Shard | None = None
+    """None: all of it."""
+    sources: tuple[Source, ...] = ()
+    """Nodes that have it, or parts of it; the best first."""
 
 
 class Load(msgspec.Struct, frozen=True, kw_only=True, tag="load"):
-    """Take a seat: read exactly this shard into memory and set up its KV pages."""
+    """Take a seat: read exactly this shard into memory and set up its KV pages. What the disk
+    lacks of it is fetched first: a runner that holds other layers of the model gets no fetch."""
 
     task_id: TaskId
     epoch: Epoch
@@ -31,6 +39,8 @@ class Load(msgspec.Struct, frozen=True, kw_only=True, tag="load"):
     dtype: str
     kv_pages: int
     memory_bytes: int
+    digest: str = ""
+    sources: tuple[Source, ...] = ()
 
 
 class Connect(msgspec.Struct, frozen=True, kw_only=True, tag="connect"):

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from benchmarks.contenders import Contender, Model
-from benchmarks.parts import engine, growth, peers
+from benchmarks.parts import engine, growth, peers, recovery
 from benchmarks.parts.works import Plan
 from benchmarks.processes import Failed
 from benchmarks.report import Result, markdown, show
@@ -83,3 +83,22 @@ def test_the_engine_is_set_against_the_machines_limits() -> None:
 def test_growth_has_a_row_for_each_length_and_crowd() -> None:
     (table,) = growth.measure(Plan(3)).tables
     assert len(table.rows) == len(growth.CONTEXTS) + len(growth.STREAMS) + 2
+
+
+def test_a_recovery_is_told_without_the_peer(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = {"answers": 48, "errors": 0, "pauses": 40, "pause_p50_s": 1.5, "pause_p99_s": 2.5}
+    phases = {"detect": 0.1, "replace": 1.0, "replay": 0.6}
+    monkeypatch.setattr(recovery, "measure_paceline", lambda: {**seen, "phases_mean_s": phases})
+    monkeypatch.setattr(recovery.peers, "can_import", lambda *_: False)
+    result = recovery.measure(Plan(rounds=1))
+    (table,) = result.tables
+    pauses = ("1.50 s", "2.50 s", "0.10 s", "1.00 s", "0.60 s")
+    assert table.rows == (("Paceline", "48", "0", *pauses, "–"),)
+    assert table.notes == ("Not run: llama.cpp server: not installed: `make peers` does it",)
+
+
+def test_a_peer_whose_streams_all_broke_has_no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = {"answers": 48, "errors": 48, "pauses": 0, "pause_p50_s": 0.0, "pause_p99_s": 0.0}
+    monkeypatch.setattr(recovery, "measure_peer", lambda: {**seen, "back_s": 0.6})
+    (table,) = recovery.measure(Plan(rounds=1, only=("llama.cpp",))).tables
+    assert table.rows == (("llama.cpp server", "48", "48", *["–"] * 5, "0.60 s"),)

@@ -124,6 +124,16 @@ class FakeLine:
                 tokens.append(self._sample(span))
         return Sampled(number=step.number, tokens=tuple(tokens))
 
+    def lose(self, computed: int) -> None:
+        """The line is over while steps are in it, and so many of them were computed. A new one
+        begins over the same pages."""
+        for _ in range(min(computed, self.in_flight)):
+            self.run()
+        for forgotten in (self._steps, self._tables, self._fed, self._unsampled):
+            forgotten.clear()
+        self._ids, self.emitted, self.admissions = {}, {}, []
+        self.last_number = -1
+
     def _sample(self, span: Span) -> SampledToken:
         seen = [self._memory[self._place(span, row)] for row in range(span.start + span.count)]
         assert seen == self._ids[span.slot], "pages do not hold the ids of the stream"

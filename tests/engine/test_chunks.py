@@ -95,8 +95,8 @@ def test_a_prompt_beside_a_stream_of_another_batch_keeps_to_its_measure_too() ->
     fill(scheduler, line)
     scheduler.complete(line.run())
     cost.measured(1, 0, 0.010)
-    cost.measured(1, 32, 0.010 + 32 * 0.0005)
+    cost.measured(1, 32, 0.010 + 32 * 0.0006)
     scheduler.submit(telling("prompt", tale(400, start=2)))
     with_stream, without = fill(scheduler, line)
-    assert sorted(span.count for span in with_stream.spans) == [1, 16]
-    assert [span.count for span in without.spans] == [16]
+    assert sorted(span.count for span in with_stream.spans) == [1, 20]
+    assert [span.count for span in without.spans] == [20]

@@ -101,6 +101,26 @@ def test_a_resumed_stream_computes_what_is_not_there() -> None:
     assert computed(line, before) == 150 - 2 * PAGE_TOKENS + 9
 
 
+@pytest.mark.parametrize("computed", [0, 1, 2])
+def test_a_line_that_joins_the_same_ranks_keeps_what_all_of_them_have(computed: int) -> None:
+    """The second page is filled by a step in flight: whoever computed it, one may not have."""
+    scheduler, line = make(row_budget=64, batches_in_flight=2), line_of(2, 64)
+    scheduler.submit(telling("a", tale(200)))
+    fill(scheduler, line)
+    scheduler.complete(line.run())
+    fill(scheduler, line)
+    assert line.in_flight == 2
+    line.lose(computed)
+    again = make(row_budget=64, batches_in_flight=2)
+    again.recall(scheduler.full_pages)
+    again.check_integrity()
+    before = line.computed
+    again.submit(telling("a", tale(200)))
+    assert emitted(drain(again, line), "a") == answer(telling("a", tale(200)), 1024)[0]
+    assert line.computed - before == 200 - PAGE_TOKENS
+    assert again.prefix_hits == PAGE_TOKENS
+
+
 def test_who_gave_way_computes_only_what_was_forgotten() -> None:
     scheduler, line = make(pages=10), line_of()
     records = [telling(f"s{i}", tale(70, start=i), max_tokens=150) for i in range(3)]

@@ -15,7 +15,7 @@ from paceline.types.step import Span
 from tests.engine.tiny import LAYERS, VOCAB
 
 CASES = ["llama", "llama_biases", "mistral_window", "qwen2_window", "qwen3", "qwen3_biases", "gpt2"]
-CASES += ["gpt2_gelu", "rope_yarn"]
+CASES += ["gpt2_gelu", "rope_yarn", "llama_groups", "gpt2_groups"]
 SPANS = [Span(0, 0, 70, (3, 1), False), Span(1, 0, 9, (0,), True)]
 KV_PAGES = 30
 ROWS = sum(span.count for span in SPANS)
@@ -71,6 +71,21 @@ def test_the_head_is_torchs_head(kernels, case, tiny, monkeypatch):
     assert torch.equal(ours.forward(some, x), found[1::3])
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("case", ["llama_groups", "gpt2_groups"])
+def test_an_mlp_of_whole_groups_gives_rows_their_bits_in_any_number(
+    kernels, case, threads, tiny, monkeypatch
+):
+    shard = Shard(start=1, stop=2, layers=LAYERS)
+    many, few = (_stages(tiny(case).path, kernels, monkeypatch, shard)[0] for _ in range(2))
+    x = torch.randn(170, 48, generator=torch.Generator().manual_seed(2))
+    pages = (3, 1, 0)
+    kernels.set_threads(threads)
+    whole = many.forward([Span(0, 0, 170, pages, False)], x)
+    parts = [few.forward([Span(0, i, 10, pages, False)], x[i : i + 10]) for i in range(0, 170, 10)]
+    assert torch.equal(torch.cat(parts), whole)
+
+
 def test_every_layer_is_told(kernels, tiny, monkeypatch):
     shard = Shard(start=0, stop=LAYERS, layers=LAYERS)
     ours, _ = _stages(tiny("llama").path, kernels, monkeypatch, shard)
@@ -98,3 +113,17 @@ def test_rows_that_would_write_out_of_bounds(kernels, tiny, monkeypatch, damage,
     with pytest.raises(EngineError, match=message):
         ours._decoder.forward(batch, x, lambda: None)
     assert not ours.kv.keys.any()
+
+
+@pytest.mark.parametrize(("case", "refused"), [("qwen2_window", True), ("mistral_window", False)])
+def test_a_page_is_refused_if_any_layer_reads_it(kernels, tiny, monkeypatch, case, refused):
+    """Of the windows of all layers the widest decides; in one model some layers have none."""
+    shard = Shard(start=1, stop=4, layers=LAYERS)
+    ours, _ = _stages(tiny(case).path, kernels, monkeypatch, shard)
+    batch = lay_out([Span(0, 170, 1, (3, 1, 0), False)], Limits(KV_PAGES, 512))
+    batch.tables[0, 0] = KV_PAGES
+    if not refused:
+        assert ours._decoder.forward(batch, torch.randn(1, 48), lambda: None).isfinite().all()
+        return
+    with pytest.raises(EngineError, match="names a page that the cache does not have"):
+        ours._decoder.forward(batch, torch.randn(1, 48), lambda: None)

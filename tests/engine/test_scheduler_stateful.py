@@ -55,7 +55,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.max_context = max_context
         self.clients: dict[StreamId, Client] = {}
         self.line = FakeLine(row_budget=row_budget, batches_in_flight=batches)
-        self.scheduler = Scheduler(
+        self.make = lambda: Scheduler(
             pages=pages,
             max_context=max_context,
             vocab_size=VOCAB,
@@ -63,8 +63,9 @@ class SchedulerMachine(RuleBasedStateMachine):
             row_budget=row_budget,
             max_running=max_running,
             max_waiting=MAX_WAITING,
-            batches_in_flight=batches,
+            batches_in_flight=self.line.batches_in_flight,
         )
+        self.scheduler = self.make()
 
     def submit_record(self, record: StreamRecord) -> bool:
         try:
@@ -110,6 +111,9 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert before == (self.scheduler.waiting, self.scheduler.running)
 
     @rule(name=streams)
+    def resume_one(self, name: StreamId) -> None:
+        self.resume(name)
+
     def resume(self, name: StreamId) -> None:
         client = self.clients[name]
         if client.end is not None or client.cancelled:
@@ -160,6 +164,17 @@ class SchedulerMachine(RuleBasedStateMachine):
             self.schedule()
             if self.line.in_flight > lag:
                 self.complete()
+
+    @rule(computed=st.integers(0, 4))
+    def lose_line(self, computed: int) -> None:
+        """Of what was in flight a rank may have computed any part. What is kept must hold for all
+        of them, and `FakeLine` looks into the pages."""
+        self.line.lose(computed)
+        full_pages = self.scheduler.full_pages
+        self.scheduler = self.make()
+        self.scheduler.recall(full_pages)
+        for name in self.clients:
+            self.resume(name)
 
     @rule(batches=st.integers(1, 4))
     def fill_with(self, batches: int) -> None:

@@ -58,6 +58,8 @@ CASES = {
     "llama": lambda: _llama(),
     "llama_tied": lambda: _llama(tie_word_embeddings=True, num_key_value_heads=6),
     "llama_biases": lambda: _llama(attention_bias=True, mlp_bias=True, num_key_value_heads=1),
+    "llama_groups": lambda: _llama(intermediate_size=192, mlp_bias=True),
+    "gpt2_groups": lambda: _gpt2(n_inner=128),
     "mistral": lambda: MistralForCausalLM(MistralConfig(**_SIZES, sliding_window=None)),
     "mistral_window": lambda: MistralForCausalLM(MistralConfig(**_SIZES, sliding_window=70)),
     "mistral_short_window": lambda: MistralForCausalLM(MistralConfig(**_SIZES, sliding_window=5)),

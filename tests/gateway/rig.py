@@ -17,8 +17,10 @@ import tokenizers
 
 from paceline.checkpoint.store import Store
 from paceline.gateway.app import Gateway
+from paceline.gateway.library import Library
 from paceline.gateway.server import Server, listen
 from paceline.gateway.settings import Settings
+from paceline.gateway.texts import bring_texts
 from paceline.transport.front import AsyncFrontClient, FrontServer
 from paceline.transport.keys import KeyPair
 from paceline.types.control import GatewayBeat, Route, Routes
@@ -398,7 +400,7 @@ async def rig(
         control=control,
         dial=lambda route: AsyncFrontClient(route.address, route.public_key, keys, ping_s=ping_s),
         facts=facts,
-        home=home,
+        library=Library(Store(home), bring_texts(Store(home), keys)),
         settings=settings,
     )
     server = Server(gateway)

@@ -34,6 +34,7 @@ from paceline.types.stream import (
     ToDriver,
     Token,
     Tokens,
+    Waiting,
 )
 from tests.gateway.rig import EOS, MODEL, add_model, view
 from tests.gateway.test_routes import route
@@ -154,6 +155,21 @@ async def test_progress_renews_patience(short: Path) -> None:
         bench.pass_time(9)
         await link.say(Tokens((token(1, position),)))
     assert attempts(link) == [1]
+
+
+async def test_who_waits_for_others_keeps_its_place(short: Path) -> None:
+    bench = Bench(short)
+    bench.routed(route())
+    bench.carry()
+    link = bench.links[0]
+    for _ in range(5):
+        bench.pass_time(9)
+        await link.say(Waiting(((StreamId("s"), 1),)))
+    assert attempts(link) == [1]
+    bench.pass_time(9)
+    await link.say(Waiting(((StreamId("s"), 0), (StreamId("another"), 1))))
+    bench.pass_time(3.5)
+    assert attempts(link) == [1, 2]
 
 
 async def test_a_word_about_an_earlier_attempt_changes_nothing(short: Path) -> None:

@@ -87,7 +87,7 @@ def cluster(directory: Path) -> Iterator[Controller]:
         driver.front.close()
 
 
-def wait_for(url: str, path: str, timeout_s: float = 20) -> None:
+def wait_for(url: str, path: str, timeout_s: float = 60) -> None:
     until = time.monotonic() + timeout_s
     while time.monotonic() < until:
         with contextlib.suppress(httpx.HTTPError):

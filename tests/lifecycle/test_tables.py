@@ -62,13 +62,13 @@ def test_a_runner_stops_from_anywhere_and_for_good(state: RunnerState) -> None:
     assert RUNNER.reached_by(RunnerState.STOPPED, frozenset(RunnerEvent)) == {RunnerState.STOPPED}
 
 
-@pytest.mark.parametrize("state", set(RunnerState) - {RunnerState.STOPPED})
+@pytest.mark.parametrize("state", sorted(set(RunnerState) - {RunnerState.STOPPED}))
 def test_only_a_stop_ends_a_runner(state: RunnerState) -> None:
     others = frozenset(RunnerEvent) - {RunnerEvent.STOP}
     assert RunnerState.STOPPED not in RUNNER.reached_by(state, others)
 
 
-@pytest.mark.parametrize("state", set(RunnerState) - {RunnerState.STOPPED})
+@pytest.mark.parametrize("state", sorted(set(RunnerState) - {RunnerState.STOPPED}))
 def test_a_living_runner_can_become_ready_again(state: RunnerState) -> None:
     assert RunnerState.READY in RUNNER.reached_by(state, frozenset(RunnerEvent))
 
@@ -151,7 +151,7 @@ def test_every_report_says_something_to_the_ledger() -> None:
         assert advance(TASK, TaskState.PENDING, event) == Moved(reported)
 
 
-@pytest.mark.parametrize("state", set(InstanceState) - {InstanceState.STOPPED})
+@pytest.mark.parametrize("state", sorted(set(InstanceState) - {InstanceState.STOPPED}))
 def test_only_the_user_ends_an_instance(state: InstanceState) -> None:
     assert advance(INSTANCE, state, InstanceEvent.DELETED) == Moved(InstanceState.DRAINING)
     others = frozenset(InstanceEvent) - {InstanceEvent.DELETED}
@@ -160,7 +160,7 @@ def test_only_the_user_ends_an_instance(state: InstanceState) -> None:
 
 
 @pytest.mark.parametrize(
-    "state", set(InstanceState) - {InstanceState.STOPPED, InstanceState.DRAINING}
+    "state", sorted(set(InstanceState) - {InstanceState.STOPPED, InstanceState.DRAINING})
 )
 def test_a_wanted_instance_can_always_become_ready(state: InstanceState) -> None:
     assert InstanceState.READY in INSTANCE.reached_by(state, frozenset(InstanceEvent))

@@ -8,7 +8,7 @@ import pytest
 from paceline.engine.scheduler import Scheduler
 from paceline.engine.stepcost import StepCost
 from paceline.runner.depth import MOST, Depth
-from paceline.runner.driver import Driver
+from paceline.runner.driver import WAITING_S, Driver
 from paceline.runner.turnover import LONGEST_S, UNMEASURED_S, Turnover
 from paceline.types.ids import StreamId
 from paceline.types.step import Times
@@ -21,6 +21,7 @@ from paceline.types.stream import (
     Submit,
     Token,
     Tokens,
+    Waiting,
 )
 from tests.engine.fake_line import EOS, VOCAB, FakeLine
 
@@ -63,8 +64,8 @@ class Desk:
         took_s = self._step_s + self._row_s * step.rows
         self.now += took_s
         times = Times(slowest_s=worked_s)
-        self.driver.complete(msgspec.structs.replace(self.line.run(), times=times), self.now)
-        self.driver.deliver()
+        sampled = msgspec.structs.replace(self.line.run(), times=times)
+        self.driver.deliver(self.driver.complete(sampled, self.now))
         return took_s
 
     def tokens(self, name: str) -> list[Token]:
@@ -110,6 +111,33 @@ def test_a_long_prompt_slows_running_streams_by_no_more_than_was_agreed(
     assert max(during) <= max(2.05 * idle, idle + 16.5 * row_s)
     assert sum(during) <= 4000 * row_s + len(during) * idle * 1.01
     assert len(during) <= 4000 / 16 + 8
+
+
+def test_gateways_are_told_who_waits_for_others_while_the_line_moves() -> None:
+    desk = Desk(max_running=2)
+    for name in ("runs", "reads", "waits"):
+        desk.submit(name, prompt=5000 if name == "reads" else 3, max_tokens=4000)
+
+    def told_after(seconds: float, *, moves: bool) -> list[tuple[str, int]]:
+        desk.said.clear()
+        until = desk.now + seconds
+        while desk.now < until:
+            if not moves:
+                desk.now += 0.1
+            else:
+                desk.step()
+            desk.driver.tick(desk.now)
+        words = [message for message in desk.said if isinstance(message, Waiting)]
+        assert len(words) <= seconds / WAITING_S + 1
+        return [stream for word in words for stream in word.streams]
+
+    desk.step()
+    assert set(told_after(2 * WAITING_S, moves=True)) == {("reads", 0), ("waits", 0)}
+    told_after(WAITING_S, moves=False)
+    assert told_after(5 * WAITING_S, moves=False) == []
+    while not desk.tokens("reads"):
+        desk.step()
+    assert set(told_after(2 * WAITING_S, moves=True)) == {("waits", 0)}
 
 
 def test_a_full_queue_tells_when_to_come_again() -> None:

@@ -59,12 +59,13 @@ def _request(number: int, tokens: int, model: str) -> dict[str, Any]:
 class Voice:
     """One client on a thread of its own."""
 
-    def __init__(self, url: str, request: dict[str, Any]) -> None:
+    def __init__(self, api: Api, request: dict[str, Any]) -> None:
+        """`api` tells where and with which key; the connection is its own."""
         self.answer = Answer()
         self.error: BaseException | None = None
         self.heard_at: list[float] = [time.monotonic()]
         """Of the request, and of every event since."""
-        self._url = url
+        self._url, self._key = api.url, api.api_key
         self._request = request
         self._thread = threading.Thread(target=self._sing, daemon=True)
         self._thread.start()
@@ -84,12 +85,22 @@ class Voice:
         path = "/v1/chat/completions" if "messages" in self._request else "/v1/completions"
         try:
             if self._request.get("stream"):
-                for event in Api(self._url).events(path, self._request):
+                for event in Api(self._url, self._key).events(path, self._request):
                     self._take(event)
             else:
-                self._take(_patient(self._url, path, self._request))
+                self._take(self._whole(path))
         except BaseException as error:
             self.error = error
+
+    def _whole(self, path: str) -> dict[str, Any]:
+        """A whole answer takes as long as it takes."""
+        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+        response = httpx.post(
+            f"{self._url}{path}", json=self._request, headers=headers, timeout=END_S
+        )
+        if response.status_code != 200:
+            raise PacelineError(response.text)
+        return dict(response.json())
 
     def _take(self, event: dict[str, Any]) -> None:
         self.heard_at.append(time.monotonic())
@@ -104,14 +115,6 @@ class Voice:
             answer.finish_reason = choice["finish_reason"] or answer.finish_reason
 
 
-def _patient(url: str, path: str, request: dict[str, Any]) -> dict[str, Any]:
-    """A whole answer takes as long as it takes."""
-    response = httpx.post(f"{url}{path}", json=request, timeout=END_S)
-    if response.status_code != 200:
-        raise PacelineError(response.text)
-    return dict(response.json())
-
-
 def _logprobs(said: dict[str, Any] | None) -> list[float]:
     if said is None:
         return []
@@ -123,13 +126,14 @@ def _logprobs(said: dict[str, Any] | None) -> list[float]:
 class Choir:
     """The same requests, asked together; `calm` is what they are answered when nothing happens."""
 
-    def __init__(self, url: str, requests: Sequence[dict[str, Any]]) -> None:
-        self._url = url
+    def __init__(self, api: Api, requests: Sequence[dict[str, Any]]) -> None:
+        self._api = api
         self._requests = requests
         self.calm = [voice.end() for voice in self.begin()]
 
-    def begin(self) -> list[Voice]:
-        return [Voice(self._url, request) for request in self._requests]
+    def begin(self, through: Api | None = None) -> list[Voice]:
+        """`through` another gateway than usual."""
+        return [Voice(through or self._api, request) for request in self._requests]
 
     def verify(self, voices: Sequence[Voice], about: object) -> None:
         """No error, nothing lost, nothing repeated, nothing else."""

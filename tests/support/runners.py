@@ -28,7 +28,7 @@ from paceline.types.states import RunnerState, TaskState
 from paceline.types.stream import Finished, Rejected, StreamRecord, Submit, Token, Tokens
 from paceline.types.tasks import Connect, Load, Task, TaskStatus, WarmUp
 
-WAIT_S = 60.0
+WAIT_S = 120.0
 
 
 def place(facts: ModelFacts, ranks: int, kv_tokens: int = 4096, dtype: str = "auto") -> Placement:

@@ -39,7 +39,7 @@ class Stage:
         self.cluster = cluster
         self.name = cluster.create(SMALL, min_nodes=2, kv_tokens=8192)
         cluster.ready(self.name)
-        self.choir = Choir(cluster.api.url, requests(TOKENS, SMALL))
+        self.choir = Choir(cluster.api, requests(TOKENS, SMALL))
         self._losses = losses
 
     def lose(self, kind: str, after: int) -> None:

@@ -35,7 +35,7 @@ class Stage:
         self.cluster = cluster
         self.name = cluster.create(min_nodes=ranks, max_nodes=ranks, kv_tokens=8192)
         cluster.ready(self.name)
-        self.choir = Choir(cluster.api.url, requests(TOKENS))
+        self.choir = Choir(cluster.api, requests(TOKENS))
 
     def _state(self) -> str:
         return str(self.cluster.instance(self.name)["state"])
@@ -69,8 +69,9 @@ def test_random_kills(stage):
 
 
 @pytest.mark.parametrize("stage", [2], indirect=True, ids=["two ranks"])
-def test_one_of_each(stage):
-    stage.strike(list(BLOWS), seed=2, least_s=0.2, most_s=1.0)
+def test_one_of_each_other_kind(stage):
+    blows = [blow for blow in BLOWS if blow is not kill]
+    stage.strike(blows, seed=2, least_s=0.2, most_s=1.0)
 
 
 @pytest.mark.proof

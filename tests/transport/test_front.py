@@ -247,6 +247,7 @@ def test_closing_ends_a_wait(server: FrontServer) -> None:
         ("", DRIVER.public, "cannot connect to ''"),
         ("ipc:///tmp/a", "no key", "'no key' is no CURVE key"),
     ],
+    ids=["no address", "no key"],
 )
 def test_a_route_that_is_none(address: str, key: str, sentence: str) -> None:
     context = zmq.asyncio.Context()

@@ -68,6 +68,7 @@ TOKEN = Membership.fresh().token
         ("paceline1-", "damaged"),
         ("paceline1-ä€", "damaged"),
     ],
+    ids=["none", "key", "prefix", "version", "short", "long", "letter", "no body", "no base64"],
 )
 def test_what_is_no_token(token: str, sentence: str) -> None:
     with pytest.raises(InvalidRequest, match=sentence):

@@ -19,6 +19,8 @@ from typing import Protocol
 
 import zmq
 
+from paceline.checkpoint.shelf import Shelf
+from paceline.checkpoint.store import Store
 from paceline.cluster.agents import agent_identity
 from paceline.cluster.node.roster import Roster, RunnerProcess
 from paceline.cluster.node.settings import NodeSettings
@@ -28,6 +30,7 @@ from paceline.process.home import Home
 from paceline.process.logs import configure, get_logger
 from paceline.process.runtime import control_address
 from paceline.transport.control import ControlClient
+from paceline.transport.depot import Depot
 from paceline.transport.keys import KeyPair
 from paceline.transport.membership import Membership
 from paceline.transport.probe import Echo, Sounder
@@ -72,6 +75,7 @@ class Agent:
         settings: NodeSettings,
         control: ControlClient[ToAgent],
         launcher: Launcher,
+        member: KeyPair,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
@@ -87,10 +91,13 @@ class Agent:
             Peers: self._meet,
         }
         keys = KeyPair.fresh()
-        self._echo = Echo.open(
-            keys, directory=None if settings.host else settings.runtime, host=settings.host
-        )
+        directory = None if settings.host else settings.runtime
+        self._echo = Echo.open(keys, directory=directory, host=settings.host)
         self._sounder = Sounder(settings.node, keys)
+        shelf = Shelf(Store(settings.store))
+        self._depot = Depot.open(
+            keys, [member.public], shelf, directory=directory, host=settings.host
+        )
         self._started_at = time.time()
         self._stopping = ""
         self._leave_until: float | None = None
@@ -135,6 +142,7 @@ class Agent:
                 next_beat = self._clock() + self._settings.timing.beat_s
         self._echo.close()
         self._sounder.close()
+        self._depot.close()
 
     def _leave_if_empty(self) -> None:
         if self._leave_until is None or self._stopping:
@@ -182,6 +190,9 @@ class Agent:
             exits=self._roster.exits,
             term=self._roster.term,
             leaving=self._leave_until is not None,
+            depot=self._depot.offer,
+            checkpoints=self._depot.checkpoints,
+            given_bytes=self._depot.given_bytes,
         )
 
     def _start(self, runner_id: RunnerId) -> RunnerProcess:
@@ -200,7 +211,7 @@ def run_agent(settings: NodeSettings, launcher: Launcher) -> str:
     address = settings.control or control_address(settings.runtime)
     membership = Membership.of(Home(settings.home))
     with ControlClient[ToAgent](address, name, ToAgent, membership) as control:
-        agent = Agent(settings, control, launcher)
+        agent = Agent(settings, control, launcher, membership.member)
         watch_parent(lambda: agent.stop("the parent is gone"), grace_s=STOP_WITHIN_S)
 
         def mind_signals() -> None:

@@ -26,6 +26,8 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Where the node's peers reach it; None where all of them are on this machine."""
     control: str | None
     """The controller's address, where it is elsewhere."""
+    store: Path
+    """The home of its checkpoints."""
 
 
 def node_parser(program: str, description: str) -> argparse.ArgumentParser:
@@ -33,6 +35,7 @@ def node_parser(program: str, description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=f"python -m {program}", description=description)
     parser.add_argument("--home", type=Path, required=True)
     parser.add_argument("--runtime", type=Path, required=True)
+    parser.add_argument("--store", type=Path, help="the home of its checkpoints, if not --home")
     parser.add_argument("--cluster-id", required=True)
     parser.add_argument("--node", required=True)
     parser.add_argument("--memory", type=int, required=True, help="bytes offered to runners")
@@ -58,6 +61,7 @@ def node_settings(given: argparse.Namespace) -> NodeSettings:
         timing=given.timing,
         host=given.host,
         control=given.control,
+        store=given.store or given.home,
     )
 
 
@@ -65,6 +69,7 @@ def runner_words(settings: NodeSettings, runner_id: str) -> tuple[str, ...]:
     """What a runner of this node is told on its command line."""
     options = {
         "--home": settings.home,
+        "--store": settings.store,
         "--runtime": settings.runtime,
         "--cluster-id": settings.cluster_id,
         "--node": settings.node,

@@ -24,6 +24,7 @@ _FAULTS = {
     2: "its position is negative or lies beyond its page table",
     3: "its row_table names no row of the page tables",
     4: "its page table names a page that the cache does not have",
+    5: "an id is not one of the table's",
 }
 
 # The library keeps one pool of threads and one set of buffers per process.
@@ -117,12 +118,13 @@ class Kernels:
 
     def table(self, weight: QuantisedMatrix, ids: Tensor) -> Tensor:
         """Some columns, int64 [n], of the matrix as floats: [n, K]."""
+        return self.table_of(quantised_matrix(weight, None), weight.depth, ids)
+
+    def table_of(self, matrix: abi.Matrix, depth: int, ids: Tensor) -> Tensor:
+        """Likewise, of a matrix as C sees it."""
         require("ids", ids, 1, torch.int64)
-        matrix = quantised_matrix(weight, None)
-        out = torch.empty(len(ids), weight.depth)
-        within = not len(ids) or bool(ids.min() >= 0 and ids.max() < weight.columns)
-        require_that(within, f"ids are below {weight.columns}", ids=ids)
-        arguments = (weight.depth, ids.data_ptr(), len(ids), out.data_ptr())
+        out = torch.empty(len(ids), depth)
+        arguments = (depth, ids.data_ptr(), len(ids), out.data_ptr())
         self.call("paceline_table", ctypes.addressof(matrix), *arguments)
         return out
 

@@ -70,8 +70,8 @@ def _load(directory: Path, isa: str | None) -> Kernels | None:
         reason = f"the self-test of {kernels.name} found wrong results: {', '.join(wrong)}"
         _log.warning("kernels_left_out", reason=reason)
         return None
-    tune(kernels)
     kernels.set_threads(min(torch.get_num_threads(), MOST_THREADS))
+    tune(kernels)
     return kernels
 
 

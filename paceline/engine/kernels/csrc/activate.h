@@ -66,6 +66,19 @@ ISA_CODE static void ISA(activate)(const mlp_middle *mlp, const float *x, float 
         activate_row(mlp, x + row * middle_width(mlp), out + row * mlp->width);
 }
 
+/* Activate and quantise one group of each row; x are the middle's columns for it, a group of them or
+   two. */
+ISA_CODE static void ISA(activate_group)(const mlp_middle *mlp, const float *x,
+                                         const quantised_rows *out, int64_t row, int64_t end,
+                                         int64_t group) {
+    const mlp_middle part = {out->group, mlp->kind, mlp->gated};
+    float activated[MOST_QUANTISED_GROUP];
+    for (; row < end; row++, x += middle_width(&part)) {
+        activate_row(&part, x, activated);
+        quantise_group(activated, part.width, out, row, group);
+    }
+}
+
 /* Activate, then quantise; `scratch` holds a row. */
 ISA_CODE static void ISA(activate_quantise)(const mlp_middle *mlp, const float *x,
                                             const quantised_rows *out, int64_t row, int64_t end,

@@ -10,7 +10,7 @@
    page is read once for all its queries. Units are computed whole, each by one thread, or, when
    few long ones would leave threads idle, page by page. */
 
-enum { TILE_QUERIES = 24, TILE_SCORES = 256 * 1024, PAGES_PER_TASK = 4, SPLIT_FROM_PAGES = 8 };
+enum { TILE_QUERIES = 48, TILE_SCORES = 256 * 1024, PAGES_PER_TASK = 4, SPLIT_FROM_PAGES = 8 };
 
 _Static_assert((int)MOST_GROUP >= (int)TILE_QUERIES, "a unit's arrays hold a tile or one row's group");
 
@@ -163,7 +163,7 @@ FN float scores_to_weights(float *scores, float peak) {
     for (int64_t j = 0; j < PAGE_KEYS; j += SUM_LANES)
         for (int p = 0; p < SUM_LANES / LANES; p++) {
             float *part = scores + j + p * LANES;
-            vfloat weight = v_exp(v_load(part) - v_set(peak));
+            vfloat weight = v_exp_of_negative(v_load(part) - v_set(peak));
             v_store(part, weight);
             sum[p] = sum[p] + weight;
         }

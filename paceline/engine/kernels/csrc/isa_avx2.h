@@ -60,6 +60,12 @@ FN int32_t v_int_sum(vint a) {
     return _mm_cvtsi128_si32(s);
 }
 
+FN float v_largest(vfloat a) {
+    __m128 m = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    m = _mm_max_ps(m, _mm_movehl_ps(m, m));
+    return _mm_cvtss_f32(_mm_max_ss(m, _mm_movehdup_ps(m)));
+}
+
 /* The sum of 16 lanes: those 8 apart first, then 4, 2 and 1. */
 FN float v_sum16(const vfloat part[2]) {
     __m256 s = part[0] + part[1];

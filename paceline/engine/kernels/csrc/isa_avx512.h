@@ -45,6 +45,8 @@ FN void v_store_bytes(int8_t *p, vint a) {
 FN int32_t v_int_largest(vint a) { return _mm512_reduce_max_epi32((__m512i)a); }
 FN int32_t v_int_sum(vint a) { return _mm512_reduce_add_epi32((__m512i)a); }
 
+FN float v_largest(vfloat a) { return _mm512_reduce_max_ps(a); }
+
 /* The sum of 16 lanes: those 8 apart first, then 4, 2 and 1. */
 FN float v_sum16(const vfloat part[1]) {
     __m256 high = _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(part[0]), 1));

@@ -64,6 +64,11 @@ FN int32_t v_int_largest(vint a) {
 
 FN int32_t v_int_sum(vint a) { return a[0] + a[1] + a[2] + a[3]; }
 
+FN float v_largest(vfloat a) {
+    float ab = a[0] > a[1] ? a[0] : a[1], cd = a[2] > a[3] ? a[2] : a[3];
+    return ab > cd ? ab : cd;
+}
+
 /* The sum of 16 lanes: those 8 apart first, then 4, 2 and 1. */
 FN float v_sum16(const vfloat part[4]) {
     vfloat q = (part[0] + part[2]) + (part[1] + part[3]);

@@ -33,5 +33,6 @@ const kernel_set ISA(kernels) = {
     .norm_quantise = ISA(norm_quantise),
     .activate = ISA(activate),
     .activate_quantise = ISA(activate_quantise),
+    .activate_group = ISA(activate_group),
     .place = ISA(place),
 };

@@ -10,7 +10,14 @@
 
 enum { PAGE_KEYS = 64, MOST_HEAD_DIM = 256, MOST_GROUP = 64, SUM_LANES = 16 };
 
-enum { STATUS_OK, STATUS_NO_MEMORY, STATUS_BAD_POSITION, STATUS_BAD_TABLE, STATUS_BAD_PAGE };
+enum {
+    STATUS_OK,
+    STATUS_NO_MEMORY,
+    STATUS_BAD_POSITION,
+    STATUS_BAD_TABLE,
+    STATUS_BAD_PAGE,
+    STATUS_BAD_ID
+};
 
 /* Shapes: q [rows, q_stride], of which the first heads * head_dim; out [rows, heads, head_dim];
    keys [pages, kv_heads, head_dim, PAGE_KEYS]; values [pages, kv_heads, PAGE_KEYS, head_dim], both
@@ -69,6 +76,8 @@ typedef struct {
     void (*activate)(const mlp_middle *mlp, const float *x, float *out, int64_t row, int64_t end);
     void (*activate_quantise)(const mlp_middle *mlp, const float *x, const quantised_rows *out,
                               int64_t row, int64_t end, float *scratch);
+    void (*activate_group)(const mlp_middle *mlp, const float *x, const quantised_rows *out,
+                           int64_t row, int64_t end, int64_t group);
     void (*place)(const placing *p, float *qkv, int64_t row, int64_t end);
 } kernel_set;
 

@@ -1,5 +1,6 @@
 #include "layer.h"
 
+#include "middle.h"
 #include "multiply.h"
 #include "pool.h"
 #include "rows.h"
@@ -14,7 +15,7 @@ typedef struct {
 typedef struct {
     const kernel_level *level;
     const layer_shape *shape;
-    const layer_weights *layer;
+    const layer_weights *layer, *next; /* NULL behind the last */
     const step_rows *step;
     layer_buffers buffers;
     float *x;
@@ -103,34 +104,52 @@ static multiplied rows_of(const layer_run_state *r, const float *x, int64_t widt
 }
 
 static int normed_times(const layer_run_state *r, const norm_weights *norm,
-                        const quantised_matrix *w) {
+                        const quantised_matrix *w, const quantised_matrix *next) {
     multiplied m = rows_of(r, r->x, r->shape->width);
     m.norm = norm;
-    return multiply(&m, w, r->buffers.wide, false);
+    return multiply(&m, w, next, r->buffers.wide, false);
 }
 
 static int attention_block(const layer_run_state *r) {
-    int status = normed_times(r, &r->layer->attn_norm, &r->layer->qkv);
+    int status = normed_times(r, &r->layer->attn_norm, &r->layer->qkv, &r->layer->o);
     if (!status) status = place(r);
     if (!status) status = attend(r);
     if (status) return status;
     multiplied attended = rows_of(r, r->buffers.narrow, q_width(r->shape));
-    return multiply(&attended, &r->layer->o, r->x, true);
+    return multiply(&attended, &r->layer->o, &r->layer->up, r->x, true);
+}
+
+static const quantised_matrix *after_the_layer(const layer_run_state *r) {
+    return r->next ? &r->next->qkv : NULL;
+}
+
+static int mlp_of_many_rows(const layer_run_state *r) {
+    const mlp_middle *mlp = &r->shape->mlp;
+    quantised_rows normed, activated;
+    multiplied m = rows_of(r, r->x, r->shape->width);
+    m.norm = &r->layer->mlp_norm;
+    int status = quantised_of(&m, &normed);
+    if (!status) status = middle_run(r->level, &normed, &r->layer->up, mlp, &activated);
+    if (status) return status;
+    return multiply_quantised(r->level, &activated, &r->layer->down, after_the_layer(r), r->x, true);
 }
 
 static int mlp_block(const layer_run_state *r) {
-    int status = normed_times(r, &r->layer->mlp_norm, &r->layer->up);
+    if (middle_fits(&r->shape->mlp, r->step->rows)) return mlp_of_many_rows(r);
+    int status = normed_times(r, &r->layer->mlp_norm, &r->layer->up, &r->layer->down);
     if (status) return status;
     multiplied m = rows_of(r, r->buffers.wide, r->shape->mlp.width);
     m.middle = &r->shape->mlp;
-    return multiply(&m, &r->layer->down, r->x, true);
+    return multiply(&m, &r->layer->down, after_the_layer(r), r->x, true);
 }
 
 int layers_run(const kernel_level *level, const layer_shape *shape, const layer_weights *layers,
                int64_t count, const step_rows *step, float *x) {
-    layer_run_state r = {level, shape, layers, step, {0}, x};
+    layer_run_state r = {.level = level, .shape = shape, .step = step, .x = x};
     if (!reserve_buffers(shape, step->rows, &r.buffers)) return STATUS_NO_MEMORY;
-    for (const layer_weights *end = layers + count; r.layer < end; r.layer++) {
+    for (int64_t i = 0; i < count; i++) {
+        r.layer = &layers[i];
+        r.next = i + 1 < count ? &layers[i + 1] : NULL;
         int status = attention_block(&r);
         if (!status) status = mlp_block(&r);
         if (status) return status;
@@ -141,5 +160,5 @@ int layers_run(const kernel_level *level, const layer_shape *shape, const layer_
 int head_run(const kernel_level *level, int64_t width, const head_weights *head, const float *x,
              int64_t rows, float *logits) {
     multiplied m = {.level = level, .norm = &head->norm, .x = x, .rows = rows, .width = width};
-    return multiply(&m, &head->head, logits, false);
+    return multiply(&m, &head->head, NULL, logits, false);
 }

@@ -126,6 +126,8 @@ int paceline_activate(int isa, const mlp_middle *mlp, const float *x, int64_t ro
 int paceline_table(int isa, const quantised_matrix *w, int64_t width, const int64_t *ids,
                    int64_t count, float *out) {
     (void)isa;
+    for (int64_t i = 0; i < count; i++)
+        if (ids[i] < 0 || ids[i] >= w->columns) return STATUS_BAD_ID;
     return count ? table_run(w, width, ids, count, out) : STATUS_OK;
 }
 
@@ -147,13 +149,15 @@ static int check_step(const step_rows *step, int64_t window, int64_t *culprit) {
     return check_rows(&views, culprit);
 }
 
-/* Computes nothing where one of the layers would read out of bounds. */
+/* Computes nothing where one of the layers would read out of bounds. What layers read differs by
+   their windows alone, and is no more where a window is smaller. */
 int paceline_layers(int isa, const layer_shape *shape, const layer_weights *layers, int64_t count,
                     const step_rows *step, float *x, int64_t *culprit) {
-    for (int64_t i = 0; i < count; i++) {
-        int status = check_step(step, layers[i].window, culprit);
-        if (status != STATUS_OK) return status;
-    }
+    int64_t widest = count ? layers[0].window : 0;
+    for (int64_t i = 1; i < count && widest; i++)
+        if (layers[i].window == 0 || layers[i].window > widest) widest = layers[i].window;
+    int status = check_step(step, widest, culprit);
+    if (status != STATUS_OK) return status;
     return step->rows ? layers_run(&levels[isa], shape, layers, count, step, x) : STATUS_OK;
 }
 

@@ -21,15 +21,29 @@ static void quantise_rows(const void *arg, int64_t row, int64_t end, void *scrat
         floats->quantise(m->x, m->width, j->out, row, end);
 }
 
-int multiply(const multiplied *m, const quantised_matrix *w, float *out, bool add) {
+int quantised_of(const multiplied *m, quantised_rows *rows) {
     void *bytes = scratch_reserve(SCRATCH_BYTES, rows_bytes(m->rows, m->width));
     if (!bytes) return STATUS_NO_MEMORY;
-    quantised_rows rows = rows_in(bytes, m->rows, m->width);
-    quantise_job job = {m, &rows};
+    *rows = rows_in(bytes, m->rows, m->width);
+    quantise_job job = {m, rows};
     int64_t scratch = m->width * (int64_t)sizeof(float);
-    if (rows_run(quantise_rows, &job, m->rows, m->width, scratch)) return STATUS_NO_MEMORY;
-    product_job product = {&rows, w, out, add};
-    bool many = m->level->many_products && m->rows >= m->level->many_rows;
-    product_kernel kernel = many ? m->level->many_products : m->level->products;
-    return product_run(kernel, &product) ? STATUS_OK : STATUS_NO_MEMORY;
+    return rows_run(quantise_rows, &job, m->rows, m->width, scratch);
+}
+
+product_kernel kernel_for(const kernel_level *level, int64_t rows) {
+    bool many = level->many_products && rows >= level->many_rows;
+    return many ? level->many_products : level->products;
+}
+
+int multiply_quantised(const kernel_level *level, const quantised_rows *x, const quantised_matrix *w,
+                       const quantised_matrix *next, float *out, bool add) {
+    product_job product = {.x = x, .w = w, .out = out, .stride = w->columns, .add = add};
+    return product_run(kernel_for(level, x->rows), &product, next) ? STATUS_OK : STATUS_NO_MEMORY;
+}
+
+int multiply(const multiplied *m, const quantised_matrix *w, const quantised_matrix *next, float *out,
+             bool add) {
+    quantised_rows rows;
+    int status = quantised_of(m, &rows);
+    return status ? status : multiply_quantised(m->level, &rows, w, next, out, add);
 }

@@ -14,7 +14,19 @@ typedef struct {
     int64_t rows, width;
 } multiplied;
 
-/* out [rows, columns] = the rows times w, or += if `add`. STATUS_OK or STATUS_NO_MEMORY. */
-int multiply(const multiplied *m, const quantised_matrix *w, float *out, bool add);
+/* out [rows, columns] = the rows times w, or += if `add`. `next` is as in `product_run`. STATUS_OK or
+   STATUS_NO_MEMORY. */
+int multiply(const multiplied *m, const quantised_matrix *w, const quantised_matrix *next, float *out,
+             bool add);
+
+/* The first half of it: the rows quantised, until the next call. */
+int quantised_of(const multiplied *m, quantised_rows *rows);
+
+/* The second half. */
+int multiply_quantised(const kernel_level *level, const quantised_rows *x, const quantised_matrix *w,
+                       const quantised_matrix *next, float *out, bool add);
+
+/* Who computes products of so many rows. */
+product_kernel kernel_for(const kernel_level *level, int64_t rows);
 
 #endif

@@ -86,10 +86,22 @@ static inline __attribute__((always_inline)) ISA_CODE void paged_rows(
     }
 }
 
+FN void widen(const void *cells, int64_t from, int64_t to, float *out) {
+    int64_t i = from;
+    for (; i + LANES <= to; i += LANES) v_store(out + i, load_cells(cells, i, true));
+    if (i < to) v_store_part(out + i, load_last_cells(cells, i, to - i, true), to - i);
+}
+
 /* out[r][c] = the sum over i in [from, to) of by[r][i] * cells[i * columns + c], for r < rows and
-   c < columns. */
+   c < columns. A page's halves are widened once for all rows. */
 FN void paged(int64_t rows, const float *const *by, const void *cells, bool half, int64_t from,
               int64_t to, int64_t columns, float *const *out) {
+    _Alignas(64) float wide[PAGE_KEYS * MOST_HEAD_DIM];
+    if (half && rows > TILE_ROWS) {
+        widen(cells, from * columns, to * columns, wide);
+        cells = wide;
+        half = false;
+    }
     for (int64_t row = 0; row < rows; row += TILE_ROWS) {
         paged_tile t = {cells, by + row, out + row, columns, from, to, LANES};
         int64_t n = smaller(rows - row, TILE_ROWS);

@@ -15,8 +15,21 @@ void pool_resize(int threads);
 /* How many threads the pool was asked to use. */
 int pool_threads(void);
 
-/* Run task(job, i) for every i below count, and return when all are done. One caller at a time.
-   Tasks are handed out from the last to the first, to whichever thread is free. */
+/* Run task(job, i) for every i below count, which is below 2^31, and return when all are done. One
+   caller at a time. A thread does its own share from the first to the last, then takes over others'
+   tasks, theirs from the last to the first. */
 void pool_run(pool_task task, void *job, int64_t count);
+
+/* What the calling thread will read in its next task: while it waits for that, it has the memory
+   fetched into its cache. The newest call counts; the memory may be gone by then. */
+void pool_will_read(const uint8_t *from, const uint8_t *end);
+
+/* Tasks [from, end) of a job. */
+typedef struct {
+    int64_t from, end;
+} pool_share;
+
+/* The thread's own share of `count` tasks. */
+pool_share pool_share_of(int64_t count, int thread);
 
 #endif

@@ -6,6 +6,9 @@
 
 #include "quantised.h"
 
+/* So many rows, quantised, and the weights they meet stay in the second-level cache. */
+enum { MOST_TASK_ROWS = 144 };
+
 /* The largest power of two that divides the width, at most 64. */
 int64_t group_of(int64_t width);
 
@@ -18,7 +21,8 @@ size_t rows_bytes(int64_t rows, int64_t width);
 /* Lays quantised rows out in memory, which is 64-byte aligned. */
 quantised_rows rows_in(void *memory, int64_t rows, int64_t width);
 
-/* Computes the product. False, and nothing is computed, where memory runs out. */
-bool product_run(product_kernel kernel, const product_job *job);
+/* Computes the product; `next` is the matrix that as many rows are multiplied by after it, or NULL:
+   threads read on there. False, and nothing is computed, where memory runs out. */
+bool product_run(product_kernel kernel, const product_job *job, const quantised_matrix *next);
 
 #endif

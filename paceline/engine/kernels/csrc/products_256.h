@@ -24,7 +24,7 @@ CODE static half_view view_of(const product_job *job, int64_t first) {
 }
 
 CODE static inline void finish(const half_view *v, int64_t row, __m256 total) {
-    float *out = v->job->out + row * v->job->w->columns + v->first;
+    float *out = out_at(v->job, row, v->first);
     __m256 y = _mm256_mul_ps(total, v->scales);
     if (v->has_bias) y = _mm256_add_ps(y, v->bias);
     if (v->job->add) y = _mm256_add_ps(_mm256_maskload_ps(out, v->lanes), y);

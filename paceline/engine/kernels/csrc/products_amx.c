@@ -44,7 +44,7 @@ CODE static inline void finish(const product_job *job, int64_t row, int64_t stri
     const quantised_matrix *w = job->w;
     int64_t first = strip * STRIP, left = w->columns - first;
     __mmask16 lanes = left >= STRIP ? 0xFFFF : (__mmask16)((1u << left) - 1);
-    float *out = job->out + row * w->columns + first;
+    float *out = out_at(job, row, first);
     __m512 y = _mm512_mul_ps(total, _mm512_maskz_loadu_ps(lanes, w->scales + first));
     if (w->bias) y = _mm512_add_ps(y, _mm512_maskz_loadu_ps(lanes, w->bias + first));
     if (job->add) y = _mm512_add_ps(_mm512_maskz_loadu_ps(lanes, out), y);

@@ -14,16 +14,17 @@ enum { MOST_ROWS = 12, AHEAD = 16384 };
 
 typedef struct {
     const product_job *job;
+    const product_part *part;
     int64_t strip;
     __m512 scales, bias;
     __mmask16 lanes;
     bool has_bias;
 } strip_view;
 
-CODE static strip_view view_of(const product_job *job, int64_t strip) {
+CODE static strip_view view_of(const product_job *job, const product_part *part, int64_t strip) {
     const quantised_matrix *w = job->w;
     int64_t first = strip * STRIP, left = w->columns - first;
-    strip_view v = {.job = job, .strip = strip, .has_bias = w->bias != NULL};
+    strip_view v = {.job = job, .part = part, .strip = strip, .has_bias = w->bias != NULL};
     v.lanes = left >= STRIP ? 0xFFFF : (__mmask16)((1u << left) - 1);
     v.scales = _mm512_maskz_loadu_ps(v.lanes, w->scales + first);
     v.bias = v.has_bias ? _mm512_maskz_loadu_ps(v.lanes, w->bias + first) : _mm512_setzero_ps();
@@ -31,7 +32,7 @@ CODE static strip_view view_of(const product_job *job, int64_t strip) {
 }
 
 CODE static inline void finish(const strip_view *v, int64_t row, __m512 total) {
-    float *out = v->job->out + row * v->job->w->columns + v->strip * STRIP;
+    float *out = out_at(v->job, row, v->strip * STRIP);
     __m512 y = _mm512_mul_ps(total, v->scales);
     if (v->has_bias) y = _mm512_add_ps(y, v->bias);
     if (v->job->add) y = _mm512_add_ps(_mm512_maskz_loadu_ps(v->lanes, out), y);
@@ -52,13 +53,14 @@ __attribute__((always_inline)) CODE static inline void rows_by_strip(const int r
     for (int64_t g = 0; g < groups; g++, values += group) {
         const int32_t *offsets = x->offsets + row * groups + g;
         const float *scales = x->scales + row * groups + g;
+        const uint8_t *ahead = rows <= 4 ? weights_ahead(v->part, w, AHEAD) : NULL;
         __m512i sum[MOST_ROWS];
 #pragma GCC unroll 12
         for (int r = 0; r < rows; r++) sum[r] = _mm512_set1_epi32(offsets[r * groups]);
 #pragma GCC unroll 4
         for (int64_t k = 0; k < group; k += QUAD, w += STRIP * QUAD) {
             __m512i weights = _mm512_loadu_si512(w);
-            if (rows <= 4) PREFETCH(w + AHEAD);
+            if (rows <= 4) PREFETCH(ahead + k * STRIP);
 #pragma GCC unroll 12
             for (int r = 0; r < rows; r++)
                 sum[r] = _mm512_dpbusd_epi32(sum[r], weights,
@@ -93,7 +95,7 @@ CODE static void rows_by_number(int64_t rows, const strip_view *v, int64_t row) 
 CODE void products_avx512vnni(const product_job *job, product_part part, void *scratch) {
     (void)scratch;
     for (int64_t strip = part.strip; strip < part.strip_end; strip++) {
-        strip_view v = view_of(job, strip);
+        strip_view v = view_of(job, &part, strip);
         for (int64_t row = part.row; row < part.row_end; row += MOST_ROWS) {
             int64_t left = part.row_end - row;
             rows_by_number(left < MOST_ROWS ? left : MOST_ROWS, &v, row);

@@ -31,7 +31,7 @@ static void row_by_strip(const product_job *job, int64_t row, int64_t strip) {
         }
     }
     int64_t first = strip * STRIP, left = job->w->columns - first;
-    float *out = job->out + row * job->w->columns + first;
+    float *out = out_at(job, row, first);
     for (int64_t i = 0; i < (left < STRIP ? left : STRIP); i++) {
         float y = total[i / LANES][i % LANES] * job->w->scales[first + i];
         if (job->w->bias) y += job->w->bias[first + i];

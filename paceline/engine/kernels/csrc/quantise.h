@@ -46,24 +46,27 @@ FN int32_t round_to_bytes(const float *x, int64_t n, float inverse, int8_t *valu
     return v_int_sum(sum);
 }
 
+/* The n floats of a row's group. */
+FN void quantise_group(const float *x, int64_t n, const quantised_rows *out, int64_t row, int64_t g) {
+    int8_t *values = out->values + row * out->depth + g * out->group;
+    float *scale = out->scales + row * out->groups + g;
+    int32_t *offset = out->offsets + row * out->groups + g;
+    float largest = largest_size(x, n);
+    if (n < out->group) memset(values, 0, (size_t)out->group);
+    if (largest >= TINY_GROUP && largest <= FLT_MAX) {
+        *scale = largest * (1.0f / 127.0f);
+        *offset = -WEIGHT_ZERO * round_to_bytes(x, n, 127.0f / largest, values);
+    } else {
+        memset(values, 0, (size_t)out->group);
+        *scale = largest < TINY_GROUP ? 0.0f : NAN;
+        *offset = 0;
+    }
+}
+
 /* x: `width` floats, so many to a group that out->groups of them are the row. */
 FN void quantise_row(const float *x, int64_t width, const quantised_rows *out, int64_t row) {
     const int64_t n = width / out->groups;
-    int8_t *values = out->values + row * out->depth;
-    float *scales = out->scales + row * out->groups;
-    int32_t *offsets = out->offsets + row * out->groups;
-    for (int64_t g = 0; g < out->groups; g++, x += n, values += out->group) {
-        float largest = largest_size(x, n);
-        if (n < out->group) memset(values, 0, (size_t)out->group);
-        if (largest >= TINY_GROUP && largest <= FLT_MAX) {
-            scales[g] = largest * (1.0f / 127.0f);
-            offsets[g] = -WEIGHT_ZERO * round_to_bytes(x, n, 127.0f / largest, values);
-        } else {
-            memset(values, 0, (size_t)out->group);
-            scales[g] = largest < TINY_GROUP ? 0.0f : NAN;
-            offsets[g] = 0;
-        }
-    }
+    for (int64_t g = 0; g < out->groups; g++) quantise_group(x + g * n, n, out, row, g);
 }
 
 ISA_CODE static void ISA(quantise)(const float *x, int64_t width, const quantised_rows *out,

@@ -10,7 +10,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum { STRIP = 16, QUAD = 4, WEIGHT_ZERO = 128 };
+enum { STRIP = 16, QUAD = 4, WEIGHT_ZERO = 128, MOST_QUANTISED_GROUP = 64 };
 
 /* `packed`: [strips, depth / QUAD, STRIP, QUAD] bytes, each a weight plus WEIGHT_ZERO; columns
    beyond the last are filled up with zero weights. `bias` may be NULL. */
@@ -30,18 +30,34 @@ typedef struct {
     int64_t rows, depth, groups, group;
 } quantised_rows;
 
-/* out[row][column] = x[row] . w[column] + bias, or += if `add`. */
+/* out[row][column] = x[row] . w[column] + bias, or += if `add`. Rows of `out` are `stride` apart, and
+   its first is that of `first_row` and `first_column`. */
 typedef struct {
     const quantised_rows *x;
     const quantised_matrix *w;
-    float *out; /* [rows, columns] */
+    float *out;
+    int64_t stride, first_row, first_column;
     bool add;
 } product_job;
 
-/* Rows and strips of a product, [from, to) each. */
+static inline float *out_at(const product_job *job, int64_t row, int64_t column) {
+    return job->out + (row - job->first_row) * job->stride + column - job->first_column;
+}
+
+/* Rows and strips of a product, [from, to) each. The thread reads on beyond its strips up to
+   `stretch_end`, and goes on at `then`, unless that is NULL. */
 typedef struct {
     int64_t row, row_end, strip, strip_end;
+    const uint8_t *stretch_end, *then;
 } product_part;
+
+/* What the thread reads `distance` bytes after w; w where that is nothing. */
+static inline const uint8_t *weights_ahead(const product_part *part, const uint8_t *w,
+                                           int64_t distance) {
+    int64_t left = part->stretch_end - w;
+    if (distance < left) return w + distance;
+    return part->then ? part->then + (distance - left) : w;
+}
 
 /* `scratch`: product_scratch_bytes(depth) bytes of the thread's own, 64-byte aligned. */
 typedef void (*product_kernel)(const product_job *job, product_part part, void *scratch);

@@ -30,7 +30,7 @@ static void activate_rows(const void *arg, int64_t row, int64_t end, void *scrat
 int linear_run(const kernel_level *level, const float *x, int64_t rows, int64_t width,
                const quantised_matrix *w, float *out) {
     multiplied m = {.level = level, .x = x, .rows = rows, .width = width};
-    return multiply(&m, w, out, false);
+    return multiply(&m, w, NULL, out, false);
 }
 
 int norm_run(const kernel_level *level, const norm_weights *norm, const float *x, int64_t rows,

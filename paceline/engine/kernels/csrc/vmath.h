@@ -9,12 +9,17 @@ FN vfloat v_select(vint mask, vfloat a, vfloat b) {
 
 FN vfloat v_power_of_two(vint n) { return (vfloat)((n + 127) << 23); }
 
-/* e^x within 2 ulp; NaN stays NaN, overflow is infinite, results below FLT_MIN are 0 (denormals
-   are slow and weigh nothing beside the largest weight, which is 1).
-   x = n ln 2 + r with |r| <= ln 2 / 2; the polynomial is a minimax fit of (e^r - 1 - r) / r^2. */
-FN vfloat v_exp(vfloat x) {
+#define LEAST_EXP -87.33654f /* whose e^x is FLT_MIN */
+
+typedef struct {
+    vfloat p;
+    vint n;
+} exp_parts;
+
+/* p and n with e^x = p * 2^n: x = n ln 2 + r with |r| <= ln 2 / 2; the polynomial is a minimax fit of
+   (e^r - 1 - r) / r^2. */
+FN exp_parts v_exp_parts(vfloat x) {
     const float round_to_int = 12582912.0f; /* 1.5 * 2^23: the sum's low bits are the integer */
-    x = v_min(v_set(90.0f), v_max(v_set(-90.0f), x));
     vfloat shifted = v_fma(x, v_set(1.44269504f), v_set(round_to_int));
     vint n = (vint)shifted - (vint)v_set(round_to_int);
     vfloat whole = shifted - v_set(round_to_int);
@@ -24,10 +29,23 @@ FN vfloat v_exp(vfloat x) {
     p = v_fma(p, r, v_set(0.0416683942f));
     p = v_fma(p, r, v_set(0.166665201f));
     p = v_fma(p, r, v_set(0.499999934f));
-    p = v_fma(p, r * r, r) + v_set(1.0f);
-    vint half = n >> 1; /* 2^128 itself is no float */
-    p = p * v_power_of_two(half) * v_power_of_two(n - half);
-    return v_select((vint)(x < v_set(-87.33654f)), v_set(0.0f), p);
+    return (exp_parts){v_fma(p, r * r, r) + v_set(1.0f), n};
+}
+
+/* e^x within 2 ulp; NaN stays NaN, overflow is infinite, results below FLT_MIN are 0 (denormals
+   are slow and weigh nothing beside the largest weight, which is 1). */
+FN vfloat v_exp(vfloat x) {
+    x = v_min(v_set(90.0f), v_max(v_set(-90.0f), x));
+    exp_parts e = v_exp_parts(x);
+    vint half = e.n >> 1; /* 2^128 itself is no float */
+    e.p = e.p * v_power_of_two(half) * v_power_of_two(e.n - half);
+    return v_select((vint)(x < v_set(LEAST_EXP)), v_set(0.0f), e.p);
+}
+
+/* The same bits for x <= 0, in fewer steps. */
+FN vfloat v_exp_of_negative(vfloat x) {
+    exp_parts e = v_exp_parts(v_max(v_set(-90.0f), x));
+    return v_select((vint)(x < v_set(LEAST_EXP)), v_set(0.0f), e.p * v_power_of_two(e.n));
 }
 
 /* tanh within 3 ulp: a minimax fit near 0, where 1 - 2 / (e^2x + 1) would cancel. */
@@ -51,10 +69,3 @@ FN float v_sum(vfloat a) {
     return sums[0];
 }
 
-FN float v_largest(vfloat a) {
-    float lane[LANES];
-    v_store(lane, a);
-    float largest = lane[0];
-    for (int i = 1; i < LANES; i++) largest = lane[i] > largest ? lane[i] : largest;
-    return largest;
-}

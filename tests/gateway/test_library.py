@@ -1,0 +1,71 @@
+"""A gateway on a machine without the checkpoint: it fetches what text needs, and no weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+import zmq
+
+from paceline.checkpoint import Store
+from paceline.gateway.library import Library
+from paceline.gateway.texts import bring_texts
+from paceline.transport.errors import NobodyGives
+from paceline.types.errors import NotFound
+from paceline.types.weights import ModelSources
+from tests.support.depots import MEMBER, Nodes
+from tests.support.small import SMALL, write_small
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    home = tmp_path_factory.mktemp("home")
+    write_small(home / "models")
+    return home
+
+
+@pytest.fixture
+def nodes(home, short):
+    made = Nodes(home, short, zmq.Context.instance())
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def library(tmp_path) -> Library:
+    store = Store(tmp_path)
+    return Library(store, bring_texts(store, MEMBER))
+
+
+async def test_the_texts_of_a_model_come_from_a_node_that_has_it(home, nodes, library, tmp_path):
+    source, shelf = nodes.open()
+    manifest = Store(home).manifest(SMALL)
+    with pytest.raises(NotFound):
+        await library.open(SMALL)
+    known = ModelSources(model=SMALL, digest=manifest.digest, sources=(source,))
+    library.heed([known])
+    text = await library.open(SMALL)
+    assert text.tokenizer.decode(text.tokenizer.encode("Paris")) == "Paris"
+    assert await library.open(SMALL) is text
+    weights = next(n for n, f in enumerate(manifest.files) if f.name == "model.safetensors")
+    assert weights not in {file for file, _ in shelf.chunks}
+    assert not Store(tmp_path).has(SMALL)
+    # Nobody is asked again for what is on the disk.
+    again = Library(Store(tmp_path), bring_texts(Store(tmp_path), MEMBER))
+    again.heed([msgspec.structs.replace(known, sources=())])
+    assert (await again.open(SMALL)).vocab_size == text.vocab_size
+
+
+async def test_a_model_that_nobody_gives_is_unavailable_and_comes_when_somebody_does(
+    home, nodes, library
+):
+    digest = Store(home).manifest(SMALL).digest
+    library.heed([ModelSources(model=SMALL, digest=digest, sources=())])
+    with pytest.raises(NobodyGives):
+        await library.open(SMALL)
+    source, _ = nodes.open()
+    library.heed([ModelSources(model=SMALL, digest=digest, sources=(source,))])
+    assert (await library.open(SMALL)).name == SMALL
