@@ -23,6 +23,8 @@ _SETTINGS = {
     "RAY_memory_monitor_refresh_ms": 0,
     # By default Ray's workers give way to everybody else on the machine.
     "RAY_worker_niceness": 0,
+    # What an agent leaves behind when it dies has nothing to tidy up.
+    "RAY_kill_worker_timeout_milliseconds": 1000,
     # A node that leaves has been emptied by us.
     "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": 0,
     "RAY_ROTATION_MAX_BYTES": LOG_BYTES,
