@@ -171,7 +171,7 @@ def test_data_is_cut_while_control_flows(stage: Stage) -> None:
     with ExitStack() as cut:
         at = stage.sing(lambda: cut.enter_context(second.cut_from(third)), "first")
         stage.cluster.ready(stage.name, after=line.epoch)
-            print(f"data cut: placed around within {time.time() - at:.0f} s")
+        print(f"data cut: placed around within {time.time() - at:.0f} s")
         assert len(stage.pids().keys() & {"second", "third"}) == 1
         stage.clean()
     assert not watch.lost()
