@@ -21,7 +21,9 @@ from paceline.transport.sockets import (
     bound,
     connect,
     guard,
+    ipc_path,
     made,
+    mind,
     retire,
     unlock,
 )
@@ -71,6 +73,8 @@ class Echo:
         with made(context, zmq.ROUTER) as socket:
             bound(socket, messages=MESSAGES, message_bytes=2 * BULK_BYTES)
             guard(socket, keys, domain)
+            if host is not None:
+                mind(socket)
             socket.router_handover = True
             address = bind_fresh(socket, "probe", directory=directory, host=host)
         Authenticator.of(context).admit(domain, ())
@@ -186,6 +190,8 @@ class Sounder:
         try:
             with made(self._context, zmq.DEALER) as socket:
                 bound(socket, messages=MESSAGES, message_bytes=2 * BULK_BYTES)
+                if ipc_path(offer.address) is None:
+                    mind(socket)
                 unlock(socket, self._keys, offer.public_key)
                 connect(socket, offer.address)
         except TransportError as error:
