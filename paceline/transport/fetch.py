@@ -16,8 +16,8 @@ from paceline.checkpoint.progress import OnProgress, Progress
 from paceline.checkpoint.store import Store
 from paceline.checkpoint.wanted import Step
 from paceline.transport.errors import NobodyGives
+from paceline.transport.givers import Givers
 from paceline.transport.keys import KeyPair
-from paceline.transport.peers import Peers
 from paceline.types.errors import CheckpointError
 from paceline.types.weights import Source
 
@@ -56,22 +56,22 @@ def fetch_checkpoint(
         return directory
     if not sources:
         raise NobodyGives(f"no node of this cluster gives {model}")
-    with Peers(digest, sources, keys) as peers:
+    with Givers(digest, sources, keys) as givers:
         asking = Progress(STAGE, 0, None, f"asking {len(sources)} nodes")
-        shown = peers.meet(lambda: on_progress(asking))
+        shown = givers.meet(lambda: on_progress(asking))
         store.drop_partials(model, keep=digest)
         manifest = msgspec.structs.replace(shown, name=model, source=SOURCE_WORDS)
         with Partial(directory, manifest) as partial:
-            _Haulage(partial, peers, on_progress).run(steps)
+            _Haulage(partial, givers, on_progress).run(steps)
     return directory
 
 
 class _Haulage:
     """Filling a partial checkpoint, and saying how far it is."""
 
-    def __init__(self, partial: Partial, peers: Peers, on_progress: OnProgress) -> None:
+    def __init__(self, partial: Partial, givers: Givers, on_progress: OnProgress) -> None:
         self._partial = partial
-        self._peers = peers
+        self._givers = givers
         self._on_progress = on_progress
         self._sync_at = 0.0
         self._done_bytes = 0
@@ -86,7 +86,7 @@ class _Haulage:
             _check_room(partial.directory, more_bytes)
             if step is steps[-1]:
                 self._total_bytes = self._done_bytes + more_bytes
-            self._peers.bring(chunks, self._keep, self._say)
+            self._givers.bring(chunks, self._keep, self._say)
             partial.sync()
 
     def _keep(self, file: int, chunk: int, data: bytes) -> None:
@@ -97,7 +97,7 @@ class _Haulage:
         if time.monotonic() >= self._sync_at:
             self._partial.sync()
             self._sync_at = time.monotonic() + SYNC_EVERY_S
-        note = f"from {', '.join(self._peers.names) or 'nobody yet'}"
+        note = f"from {', '.join(self._givers.names) or 'nobody yet'}"
         self._on_progress(Progress(STAGE, self._done_bytes, self._total_bytes, note))
 
 

@@ -9,20 +9,25 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import zmq
 
 from paceline.checkpoint import Store
+from paceline.checkpoint.chunks import MOST_BYTES
 from paceline.checkpoint.facts import shard_tensors
 from paceline.checkpoint.manifest import Manifest
 from paceline.checkpoint.partial import DiskFull, Held, is_whole
 from paceline.checkpoint.progress import Progress, silent
 from paceline.checkpoint.tensors import TensorFiles
 from paceline.checkpoint.wanted import checkpoint_steps, shard_steps, text_steps
+from paceline.transport import depot
 from paceline.transport import fetch as module
+from paceline.transport.depot import LEAST_BYTES_PER_S
 from paceline.transport.errors import NobodyGives
 from paceline.transport.fetch import fetch_checkpoint
+from paceline.transport.givers import Givers
 from paceline.transport.keys import KeyPair
 from paceline.types.model import Shard
 from tests.support.depots import MEMBER, Asked, Forger, Forgetful, Liar, Mute, Nodes, Slow
@@ -57,7 +62,7 @@ def get(tmp_path, manifest, context):
     def fetch(*sources, steps=None, on_progress=silent, store=None, keys=MEMBER, silence_s=0.5):
         steps = shard_steps(SHARD) if steps is None else steps
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(module, "Peers", _hurried(module.Peers, context, silence_s))
+            patch.setattr(module, "Givers", _hurried(module.Givers, context, silence_s))
             return fetch_checkpoint(
                 store or Store(tmp_path), SMALL, manifest.digest, steps, sources, keys, on_progress
             )
@@ -269,6 +274,30 @@ def test_a_disk_without_room_is_seen_before_anything_moves(get, nodes, monkeypat
     assert shelf.chunks == []
     monkeypatch.undo()
     same(get(source), home)
+
+
+def test_a_chunk_on_a_slow_link_does_not_cost_the_connection(nodes, context):
+    """No word is heard of a peer before the end of a frame, and a chunk is one."""
+    source, _ = nodes.open(host="127.0.0.1")
+    chunk_ms = 1000 * MOST_BYTES / LEAST_BYTES_PER_S
+    with Givers("0" * 64, [source], MEMBER, context=context) as givers:
+        for socket in (nodes.depots[-1]._socket, *givers._sockets.values()):
+            assert socket.heartbeat_timeout > chunk_ms
+
+
+def test_what_all_peers_wait_for_is_bounded(get, nodes, home, monkeypatch):
+    sent, waits = SimpleNamespace(done=True), SimpleNamespace(done=False)
+    under_way = depot.UnderWay()
+    for tracker in (waits, sent, waits):
+        under_way.add(tracker, 10)
+    assert under_way.nbytes == 20
+    waits.done = True
+    assert under_way.nbytes == 0
+    monkeypatch.setattr(depot, "UNDER_WAY_BYTES", 0)
+    full, shelf = nodes.open()
+    with pytest.raises(NobodyGives, match="cannot be had"):
+        get(full)
+    assert shelf.chunks == []
 
 
 def test_nonsense_at_the_door_disturbs_nobody(get, nodes, home, context):
