@@ -16,7 +16,7 @@ from paceline.checkpoint.layout import Layout, Tensor
 from paceline.checkpoint.manifest import MANIFEST_NAME, read_manifest
 from paceline.checkpoint.model_sizes import config_facts, facts_of
 from paceline.checkpoint.tensors import TensorFiles
-from paceline.types.errors import CheckpointError
+from paceline.types.errors import CheckpointDamaged, CheckpointError
 from paceline.types.model import ModelFacts, Shard
 
 T = TypeVar("T")
@@ -107,7 +107,7 @@ def _read(path: Path, parse: Callable[[dict[str, Any]], T]) -> T:
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
     except msgspec.DecodeError as error:
-        raise CheckpointError(f"{path}: corrupt: {error}") from error
+        raise CheckpointDamaged(f"{path}: corrupt: {error}") from error
     try:
         return parse(raw)
     except CheckpointError as error:

@@ -30,7 +30,7 @@ from paceline.checkpoint.manifest import (
     encode_manifest,
     read_manifest,
 )
-from paceline.types.errors import CheckpointError
+from paceline.types.errors import CheckpointDamaged, CheckpointError
 
 SYNC_BYTES = 16 << 20
 """What may have to be fetched again after a crash."""
@@ -81,7 +81,8 @@ class Partial:
     """Open for writing; a context manager. Leaving the block writes down what was kept."""
 
     def __init__(self, directory: Path, manifest: Manifest) -> None:
-        """Made if it is not there; what is there of it is kept. Raises CheckpointError."""
+        """Made if it is not there; what is there of it is kept. Raises CheckpointError;
+        CheckpointDamaged where files are not as they were made."""
         self.directory = directory
         self.manifest = manifest
         self._open = ExitStack()
@@ -92,6 +93,9 @@ class Partial:
             directory.mkdir(parents=True, exist_ok=True)
             self._here = self._opened(directory, os.O_RDONLY | os.O_DIRECTORY)
             _lay_out(self._here, manifest)
+        except CheckpointDamaged as damage:
+            self._open.close()
+            raise CheckpointDamaged(f"{directory}: {damage}") from None
         except OSError as error:
             self._open.close()
             raise _trouble(directory, error) from error
@@ -182,7 +186,10 @@ def chunks_bytes(manifest: Manifest, chunks: Iterable[tuple[int, int]]) -> int:
 def _lay_out(here: int, manifest: Manifest) -> None:
     """The manifest comes last: where it is, the record and the files are. Where it is not, nothing
     is known of the files, whatever a removal that was cut short has left of a record."""
-    if _exists(here, MANIFEST_NAME):
+    if _size(here, MANIFEST_NAME) and _size(here, RECORD_NAME) is not None:
+        for file in manifest.files:
+            if _size(here, file.name) != file.size:
+                raise CheckpointDamaged(f"{file.name} is gone, or not as long as it was made")
         return
     _write(here, RECORD_NAME, os.O_TRUNC)
     shutil.rmtree(CACHE_NAME, ignore_errors=True, dir_fd=here)
@@ -195,12 +202,12 @@ def _lay_out(here: int, manifest: Manifest) -> None:
     os.fsync(here)
 
 
-def _exists(here: int, name: str) -> bool:
+def _size(here: int, name: str) -> int | None:
+    """None if it is not there."""
     try:
-        os.stat(name, dir_fd=here)
+        return os.stat(name, dir_fd=here).st_size
     except FileNotFoundError:
-        return False
-    return True
+        return None
 
 
 def _write(

@@ -41,12 +41,15 @@ class Supply:
             return pull(task.model, self.store, on_progress)
         steps = shard_steps(task.shard) if task.shard else checkpoint_steps()
         try:
-            return fetch_checkpoint(
+            directory = fetch_checkpoint(
                 self.store, task.model, task.digest, steps, task.sources, self.keys, on_progress
             )
         except NobodyGives as nobody:
             log.warning("no node gives the model", model=task.model, reason=str(nobody))
             return self._from_origin(task, on_progress, nobody)
+        # What others have fetched before is of use to somebody until this is here.
+        self.store.drop_partials(task.model, keep=task.digest)
+        return directory
 
     def _from_origin(
         self, task: Fetch | Load, on_progress: OnProgress, nobody: NobodyGives

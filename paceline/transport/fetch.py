@@ -18,7 +18,7 @@ from paceline.checkpoint.wanted import Step
 from paceline.transport.errors import NobodyGives
 from paceline.transport.givers import Givers
 from paceline.transport.keys import KeyPair
-from paceline.types.errors import CheckpointError
+from paceline.types.errors import CheckpointDamaged
 from paceline.types.weights import Source
 
 SPARE_BYTES = 256 << 20
@@ -59,7 +59,6 @@ def fetch_checkpoint(
     with Givers(digest, sources, keys) as givers:
         asking = Progress(STAGE, 0, None, f"asking {len(sources)} nodes")
         shown = givers.meet(lambda: on_progress(asking))
-        store.drop_partials(model, keep=digest)
         manifest = msgspec.structs.replace(shown, name=model, source=SOURCE_WORDS)
         with Partial(directory, manifest) as partial:
             _Haulage(partial, givers, on_progress).run(steps)
@@ -102,7 +101,8 @@ class _Haulage:
 
 
 def _has_all(store: Store, digest: str, steps: Sequence[Step]) -> bool:
-    """What cannot be read any more is removed, and so fetched again."""
+    """What is damaged is removed, and so fetched again; other troubles leave it as it is. Raises
+    CheckpointError."""
     directory = store.partial(digest)
     if not (directory / MANIFEST_NAME).is_file():
         return False
@@ -110,7 +110,7 @@ def _has_all(store: Store, digest: str, steps: Sequence[Step]) -> bool:
         manifest = read_manifest(directory)
         with Partial(directory, manifest) as partial:
             return not any(any(partial.missing(step(directory, manifest))) for step in steps)
-    except CheckpointError as error:
+    except CheckpointDamaged as error:
         log.warning("what was fetched is damaged", directory=str(directory), reason=str(error))
         store.drop_partial(digest)
         return False

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import msgspec
@@ -18,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paceline.checkpoint import partial as module
-from paceline.checkpoint.chunks import chunk_hash
+from paceline.checkpoint.chunks import MOST_BYTES, chunk_hash
 from paceline.checkpoint.facts import Checkpoint
 from paceline.checkpoint.import_dir import import_dir
 from paceline.checkpoint.manifest import (
@@ -40,10 +41,10 @@ from paceline.checkpoint.partial import (
     whole,
 )
 from paceline.checkpoint.shelf import Shelf
-from paceline.checkpoint.store import Store
+from paceline.checkpoint.store import STALE_S, Store
 from paceline.checkpoint.wanted import shard_steps
 from paceline.engine.stage import Stage
-from paceline.types.errors import CheckpointError, NotFound
+from paceline.types.errors import CheckpointDamaged, CheckpointError, NotFound
 from paceline.types.model import Shard
 from tests.support.small import LAYERS, write_small
 
@@ -230,13 +231,41 @@ def test_a_strangers_manifest_is_taken_only_if_it_is_the_one(manifest):
 
 
 @pytest.mark.parametrize(
-    "name", ["../a", "/etc/passwd", ".x", "held.log", "paceline.json", "", "a/b", "."]
+    "name",
+    [
+        "../a",
+        "/etc/passwd",
+        ".x",
+        "held.log",
+        "paceline.json",
+        "int8",
+        "",
+        "a/b",
+        ".",
+        "a\0b",
+        "a\nb",
+    ],
 )
 def test_no_manifest_leads_out_of_its_directory(name):
     files = (cut(name, DATA),)
     evil = Manifest(name="m", source="s", files=files, digest=content_digest(files))
     with pytest.raises(CheckpointError, match="names files"):
         trusted_manifest(msgspec.msgpack.encode(evil), evil.digest)
+
+
+def test_no_manifest_asks_for_chunks_larger_than_any(manifest):
+    files = (cut("a", DATA, MOST_BYTES + 1),)
+    evil = Manifest(name="m", source="s", files=files, digest=content_digest(files))
+    with pytest.raises(CheckpointError, match="names files"):
+        trusted_manifest(msgspec.msgpack.encode(evil), evil.digest)
+
+
+def test_a_file_that_is_not_as_it_was_made_is_damage(tmp_path, manifest):
+    with Partial(tmp_path / "p", manifest) as partial:
+        partial.keep(0, 3, piece(3))
+    os.truncate(tmp_path / "p" / "a", CHUNK)
+    with pytest.raises(CheckpointDamaged, match="not as long"):
+        Partial(tmp_path / "p", manifest)
 
 
 # --- as a checkpoint -----------------------------------------------------------------------------
@@ -338,3 +367,20 @@ def test_what_was_fetched_of_another_content_of_a_model_goes(tmp_path, manifest)
     assert store.drop_partials("m", keep=other.digest)
     assert store.directories() == (store.partial(other.digest),)
     assert not store.drop_partials("m", keep=other.digest)
+
+
+def test_what_the_dead_left_of_a_part_goes_once_it_is_old(tmp_path, manifest):
+    store = Store(tmp_path)
+    kept = store.partial(manifest.digest)
+    Partial(kept, manifest).close()
+    halves = [store.partial("1" * 64), kept.parent / f".{'2' * 64}-abcd", kept / ".manifest-abcd"]
+    fresh = store.partial("3" * 64)
+    for half in (*halves, fresh):
+        half.mkdir()
+    old = time.time() - STALE_S - 60
+    for half in halves:
+        os.utime(half, (old, old))
+    os.utime(kept, (old, old))
+    assert not store.drop_partials("another")
+    assert sorted(kept.parent.iterdir()) == sorted([kept, fresh])
+    assert not halves[-1].exists()

@@ -7,12 +7,14 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 import zmq
 
 from paceline.checkpoint import Store
 from paceline.checkpoint.facts import shard_bytes
 from paceline.checkpoint.manifest import describe, write_manifest
+from paceline.checkpoint.partial import Partial
 from paceline.runner.pulse import Pulse
 from paceline.runner.supply import SAY_EVERY_S, Supply
 from paceline.types.errors import CheckpointError
@@ -94,6 +96,18 @@ def test_the_clusters_content_is_fetched_beside_another_of_its_name(home, nodes,
     mine.write_text(mine.read_text().replace(task.digest, "0" * 64))
     directory = Supply(Store(tmp_path), MEMBER).bring(task, lambda *_: None, lambda: None)
     assert directory == Store(tmp_path).partial(task.digest)
+
+
+def test_what_was_fetched_of_another_content_goes_once_this_is_here(home, nodes, tmp_path):
+    store = Store(tmp_path)
+    other = msgspec.structs.replace(Store(home).manifest(SMALL), digest="1" * 64)
+    Partial(store.partial(other.digest), other).close()
+    supply = Supply(store, MEMBER)
+    with pytest.raises(CheckpointError):
+        supply.bring(fetch(home), lambda *_: None, lambda: None)
+    assert store.directories() == (store.partial(other.digest),)
+    directory = supply.bring(fetch(home, nodes.open()[0]), lambda *_: None, lambda: None)
+    assert store.directories() == (directory,)
 
 
 def test_a_fetch_that_lasts_is_not_called_stuck():

@@ -10,7 +10,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Never
 
+import msgspec
 import pytest
 import zmq
 
@@ -18,7 +20,7 @@ from paceline.checkpoint import Store
 from paceline.checkpoint.chunks import MOST_BYTES
 from paceline.checkpoint.facts import shard_tensors
 from paceline.checkpoint.manifest import Manifest
-from paceline.checkpoint.partial import DiskFull, Held, is_whole
+from paceline.checkpoint.partial import DiskFull, Held, Partial, is_whole
 from paceline.checkpoint.progress import Progress, silent
 from paceline.checkpoint.tensors import TensorFiles
 from paceline.checkpoint.wanted import checkpoint_steps, shard_steps, text_steps
@@ -29,6 +31,7 @@ from paceline.transport.errors import NobodyGives
 from paceline.transport.fetch import fetch_checkpoint
 from paceline.transport.givers import Givers
 from paceline.transport.keys import KeyPair
+from paceline.types.errors import CheckpointError
 from paceline.types.model import Shard
 from tests.support.depots import MEMBER, Asked, Forger, Forgetful, Liar, Mute, Nodes, Slow
 from tests.support.small import LAYERS, SMALL, write_small
@@ -212,6 +215,30 @@ def test_a_part_that_was_damaged_on_the_disk_is_fetched_again(get, nodes, home):
     shelf.chunks.clear()
     same(get(source), home)
     assert shelf.chunks
+
+
+def test_what_cannot_be_read_just_now_is_not_thrown_away(get, nodes, home, monkeypatch):
+    source, shelf = nodes.open()
+    directory = get(source)
+    shelf.chunks.clear()
+
+    def no_descriptors(*_: object) -> Never:
+        raise CheckpointError("too many open files")
+
+    monkeypatch.setattr(module, "read_manifest", no_descriptors)
+    with pytest.raises(CheckpointError, match="too many"):
+        get(source)
+    monkeypatch.undo()
+    assert get(source) == directory
+    assert shelf.chunks == []
+
+
+def test_a_gateway_removes_nothing_that_others_fetch(get, nodes, manifest, tmp_path):
+    store = Store(tmp_path)
+    other = msgspec.structs.replace(manifest, digest="1" * 64)
+    Partial(store.partial(other.digest), other).close()
+    get(nodes.open()[0], steps=text_steps(), store=store)
+    assert len(store.directories()) == 2
 
 
 CHILD = """
