@@ -12,7 +12,9 @@ import msgspec
 import openai
 import pytest
 
-from paceline.types.errors import InvalidRequest, QueueFull
+from paceline.gateway.errors import SHAPES
+from paceline.transport.errors import NobodyGives
+from paceline.types.errors import InvalidRequest, QueueFull, Unavailable
 from paceline.types.ids import Epoch
 from paceline.types.states import InstanceState
 from paceline.types.stream import Rejected, StreamId
@@ -32,6 +34,15 @@ def checked(response: httpx.Response, status: int, code: str | None = None) -> s
     if code is not None:
         assert error["code"] == code
     return str(error["message"])
+
+
+def test_what_may_work_later_says_so() -> None:
+    kinds = {Unavailable, *Unavailable.__subclasses__()}
+    assert NobodyGives in kinds
+    for kind in kinds:
+        shape = SHAPES[kind.code]
+        assert shape.status == (429 if kind is QueueFull else 503)
+        assert shape.retry_after_s
 
 
 UNFIT_FIELDS: list[tuple[dict[str, Any], str]] = [
