@@ -216,5 +216,5 @@ class Depot:
                 return
             raise
         if data is not None:
-            self._under_way.add(tracker, len(data))
+            self._under_way.add(cast(zmq.MessageTracker, tracker), len(data))
             self.given_bytes += len(data)

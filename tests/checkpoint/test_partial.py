@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from paceline.checkpoint import partial as module
 from paceline.checkpoint.chunks import MOST_BYTES, chunk_hash
-from paceline.checkpoint.facts import Checkpoint
+from paceline.checkpoint.facts import Checkpoint, model_facts
 from paceline.checkpoint.import_dir import import_dir
 from paceline.checkpoint.manifest import (
     CACHE_NAME,
@@ -336,6 +336,8 @@ def test_what_was_stored_before_chunks_had_hashes_can_be_used_and_not_given(smal
     assert store.whole("old", "1" * 64) == tmp_path / "models" / "old"
     Stage.load(store.path("old"), shard(0, 1), dtype="float32", kv_pages=1)
     assert Shelf(store).look() == ()
+    assert not model_facts(store.path("old"), "old").is_hashed
+    assert model_facts(small, "small").is_hashed
     shutil.copytree(small, tmp_path / "models" / "small")
     assert [held.is_whole for held in Shelf(store).look()] == [True]
 
