@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import openai
 import pytest
 
 from paceline.gateway.errors import SHAPES
+from paceline.gateway.library import ModelText
 from paceline.transport.errors import NobodyGives
 from paceline.types.errors import InvalidRequest, QueueFull, Unavailable
 from paceline.types.ids import Epoch
@@ -43,6 +45,20 @@ def test_what_may_work_later_says_so() -> None:
         shape = SHAPES[kind.code]
         assert shape.status == (429 if kind is QueueFull else 503)
         assert shape.retry_after_s
+
+
+async def test_a_tokenizer_that_does_not_come_ends_at_the_requests_deadline(
+    short: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    come = threading.Event()
+    monkeypatch.setattr(ModelText, "load", lambda *_: come.wait(60))
+    async with rig(short) as r:
+        r.serve(say("x"))
+        await _routed(r)
+        try:
+            assert "tokenizer" in checked(await r.chat(timeout=0.2), 504, "deadline_exceeded")
+        finally:
+            come.set()
 
 
 UNFIT_FIELDS: list[tuple[dict[str, Any], str]] = [
