@@ -13,10 +13,10 @@ import msgspec
 from paceline.checkpoint.architecture import ModelConfig
 from paceline.checkpoint.families import parse_config
 from paceline.checkpoint.layout import Layout, Tensor
-from paceline.checkpoint.manifest import MANIFEST_NAME, read_manifest
+from paceline.checkpoint.manifest import MANIFEST_NAME, Manifest, read_manifest
 from paceline.checkpoint.model_sizes import config_facts, facts_of
 from paceline.checkpoint.tensors import TensorFiles
-from paceline.types.errors import CheckpointError
+from paceline.types.errors import CheckpointDamaged, CheckpointError
 from paceline.types.model import ModelFacts, Shard
 
 T = TypeVar("T")
@@ -64,11 +64,16 @@ class Checkpoint:
             )
         return self.layout.shard(shard)
 
-    def digest(self) -> str | None:
-        """The store's identity of the content, where the checkpoint is one of the store's."""
+    def manifest(self) -> Manifest | None:
+        """Where the checkpoint is one of the store's. Raises CheckpointError."""
         if not (self.directory / MANIFEST_NAME).is_file():
             return None
-        return read_manifest(self.directory).digest
+        return read_manifest(self.directory)
+
+    def digest(self) -> str | None:
+        """The store's identity of the content, where the checkpoint is one of the store's."""
+        manifest = self.manifest()
+        return None if manifest is None else manifest.digest
 
     def _check(self, whole: Shard) -> None:
         used = set()
@@ -107,7 +112,7 @@ def _read(path: Path, parse: Callable[[dict[str, Any]], T]) -> T:
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
     except msgspec.DecodeError as error:
-        raise CheckpointError(f"{path}: corrupt: {error}") from error
+        raise CheckpointDamaged(f"{path}: corrupt: {error}") from error
     try:
         return parse(raw)
     except CheckpointError as error:
@@ -117,13 +122,16 @@ def _read(path: Path, parse: Callable[[dict[str, Any]], T]) -> T:
 def model_facts(directory: Path, name: str) -> ModelFacts:
     """Sizes of a checkpoint, from its config and headers alone. Raises CheckpointError."""
     with Checkpoint(directory) as checkpoint:
-        return facts_of(
+        manifest = checkpoint.manifest()
+        facts = facts_of(
             checkpoint.config,
             checkpoint.layout,
             name=name,
             digest=_digest(checkpoint),
             disk_bytes=sum(path.stat().st_size for path in checkpoint.files.paths),
         )
+    is_hashed = manifest is not None and manifest.has_hashes
+    return msgspec.structs.replace(facts, is_hashed=is_hashed)
 
 
 def shard_tensors(directory: Path, shard: Shard) -> tuple[str, ...]:

@@ -7,17 +7,18 @@ from typing import Any
 
 import msgspec
 
-from paceline.types.errors import CheckpointError
+from paceline.types.errors import CheckpointDamaged, CheckpointError
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file. Raises CheckpointError, naming the file."""
+    """A JSON object from a file. Raises CheckpointError, naming the file;
+    CheckpointDamaged for one that holds none."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
     except msgspec.DecodeError as error:
-        raise CheckpointError(f"{path}: not a JSON object: {error}") from error
+        raise CheckpointDamaged(f"{path}: not a JSON object: {error}") from error
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:

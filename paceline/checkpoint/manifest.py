@@ -13,6 +13,7 @@ import msgspec
 
 from paceline.checkpoint.chunks import (
     HASH_BYTES,
+    MOST_BYTES,
     Range,
     chunk_bytes_for,
     chunk_count,
@@ -20,11 +21,13 @@ from paceline.checkpoint.chunks import (
     chunk_range,
 )
 from paceline.checkpoint.progress import OnProgress, Progress, silent
-from paceline.types.errors import CheckpointError
+from paceline.types.errors import CheckpointDamaged, CheckpointError
 
 MANIFEST_NAME = "paceline.json"
 RECORD_NAME = "held.log"
 """Beside the manifest of a checkpoint that is only partly there (see `partial.py`)."""
+CACHE_NAME = "int8"
+"""The directory, beside the files, of what the engine made of them."""
 
 _READ_BYTES = 4 << 20
 
@@ -119,20 +122,24 @@ def content_digest(files: tuple[StoredFile, ...]) -> str:
     return identity.hexdigest()
 
 
+def encode_manifest(manifest: Manifest) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
+
+
 def write_manifest(directory: Path, manifest: Manifest) -> None:
-    encoded = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
-    (directory / MANIFEST_NAME).write_bytes(encoded + b"\n")
+    (directory / MANIFEST_NAME).write_bytes(encode_manifest(manifest))
 
 
 def read_manifest(directory: Path) -> Manifest:
-    """Raises CheckpointError when the manifest is missing or does not parse."""
+    """Raises CheckpointError when the manifest cannot be read, CheckpointDamaged when it does not
+    parse."""
     path = directory / MANIFEST_NAME
     try:
         return msgspec.json.decode(path.read_bytes(), type=Manifest)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
     except msgspec.DecodeError as error:
-        raise CheckpointError(
+        raise CheckpointDamaged(
             f"{path}: not a manifest ({error}); remove the model and pull or import it again"
         ) from error
 
@@ -153,7 +160,9 @@ def trusted_manifest(encoded: bytes, digest: str) -> Manifest:
 
 
 def _is_sound(file: StoredFile) -> bool:
-    """It cannot leave its directory, nor take the place of what is ours there."""
+    """It cannot leave its directory, nor take the place of what is ours there, nor be read as two
+    in what the digest is over; its chunks find room in memory."""
     plain = file.name == Path(file.name).name and not file.name.startswith(".")
-    ours = file.name in (MANIFEST_NAME, RECORD_NAME)
-    return bool(file.name) and plain and not ours and file.size >= 0 and file.has_hashes
+    ours = file.name in (MANIFEST_NAME, RECORD_NAME, CACHE_NAME)
+    named = bool(file.name) and file.name.isprintable() and plain and not ours
+    return named and file.size >= 0 and file.chunk_bytes <= MOST_BYTES and file.has_hashes

@@ -11,15 +11,18 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import shutil
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from paceline.checkpoint.manifest import (
     MANIFEST_NAME,
+    RECORD_NAME,
     Manifest,
     describe,
     read_manifest,
@@ -30,6 +33,9 @@ from paceline.types.errors import CheckpointError, DeadlineExceeded, InvalidRequ
 
 LOCK_TIMEOUT_S = 3600.0
 """How long to wait for another process that pulls or imports the same model."""
+
+STALE_S = 3600.0
+"""After which what was begun of a partial checkpoint and has no manifest was left by the dead."""
 
 _NAME = re.compile(r"(?!\.)[A-Za-z0-9._-]{1,96}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -93,13 +99,23 @@ class Store:
         return (*(self._models / name for name in self.names()), *self._partials())
 
     def drop_partials(self, name: str, keep: str = "") -> bool:
-        """Delete what was fetched of a model, but for the checkpoint with the digest `keep`.
-        False if there was nothing."""
+        """Delete what was fetched of a model, but for the checkpoint with the digest `keep`, and
+        what the dead have left of any. False if there was nothing of the model."""
+        for left in filter(_is_stale, self._halves()):
+            _remove(left)
         doomed = [directory for directory in self._partials() if directory.name != keep]
         doomed = [directory for directory in doomed if _model_of(directory) == name]
         for directory in doomed:
-            shutil.rmtree(directory, ignore_errors=True)
+            self.drop_partial(directory.name)
         return bool(doomed)
+
+    def drop_partial(self, digest: str) -> None:
+        """Delete what was fetched of one checkpoint. Out of sight by one rename first: whoever
+        fetches it begins anew, and whoever is at it meets no half of it."""
+        doomed = self._partial / f".{digest}-{secrets.token_hex(4)}"
+        with suppress(FileNotFoundError):
+            self.partial(digest).rename(doomed)
+        _remove(doomed)
 
     def remove(self, name: str, timeout_s: float = LOCK_TIMEOUT_S) -> None:
         """Delete a checkpoint. Processes that have its files open keep them until they close."""
@@ -186,7 +202,15 @@ class Store:
     def _partials(self) -> tuple[Path, ...]:
         if not self._partial.is_dir():
             return ()
-        return tuple(d for d in sorted(self._partial.iterdir()) if (d / MANIFEST_NAME).is_file())
+        here = (d for d in sorted(self._partial.iterdir()) if _DIGEST.fullmatch(d.name))
+        needed = (MANIFEST_NAME, RECORD_NAME)
+        return tuple(d for d in here if all((d / name).is_file() for name in needed))
+
+    def _halves(self) -> Iterator[Path]:
+        """What never became a partial checkpoint, or ceased to be one."""
+        whole = self._partials()
+        yield from (each for each in self._partial.glob("*") if each not in whole)
+        yield from self._partial.glob("*/.manifest-*")
 
     def _discard(self, directory: Path, name: str) -> None:
         """Out of sight by one rename first, so that nobody sees a checkpoint half deleted."""
@@ -204,6 +228,21 @@ def _model_of(directory: Path) -> str | None:
         return read_manifest(directory).name
     except CheckpointError:
         return None
+
+
+def _is_stale(path: Path) -> bool:
+    try:
+        return time.time() - path.lstat().st_mtime > STALE_S
+    except FileNotFoundError:
+        return False
+
+
+def _remove(path: Path) -> None:
+    """As far as that can be done."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _flush_to_disk(directory: Path) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paceline.checkpoint.partial import held
-from paceline.types.errors import CheckpointError
+from paceline.types.errors import CheckpointDamaged, CheckpointError
 
 T = TypeVar("T")
 
@@ -174,7 +174,7 @@ def header_bytes(start: bytes, path: Path, size: int) -> int:
     CheckpointError when it can be none."""
     length = int.from_bytes(start[:HEADER_START], "little")
     if not 2 <= length <= min(size - HEADER_START, _MAX_HEADER_BYTES):
-        raise CheckpointError(f"{path}: truncated, or not a safetensors file")
+        raise CheckpointDamaged(f"{path}: truncated, or not a safetensors file")
     return HEADER_START + length
 
 
@@ -198,14 +198,14 @@ def _checked_info(path: Path, name: str, raw: object, base: int) -> TensorInfo:
     try:
         entry = msgspec.convert(raw, _Entry)
     except msgspec.ValidationError as error:
-        raise CheckpointError(f"{path}: corrupt header of tensor {name}: {error}") from error
+        raise CheckpointDamaged(f"{path}: corrupt header of tensor {name}: {error}") from error
     begin, end = entry.data_offsets
     if entry.dtype not in ITEM_BYTES:
         raise CheckpointError(f"{path}: tensor {name} has an unknown dtype {entry.dtype!r}")
     if min(entry.shape, default=0) < 0 or begin < 0:
-        raise CheckpointError(f"{path}: corrupt header: tensor {name} has a negative size")
+        raise CheckpointDamaged(f"{path}: corrupt header: tensor {name} has a negative size")
     if end - begin != math.prod(entry.shape) * ITEM_BYTES[entry.dtype]:
-        raise CheckpointError(f"{path}: corrupt header: size of tensor {name} is not its shape's")
+        raise CheckpointDamaged(f"{path}: corrupt header: size of tensor {name} is not its shape's")
     return TensorInfo(
         name=name,
         dtype=entry.dtype,
@@ -221,11 +221,11 @@ def _check_coverage(path: Path, infos: tuple[TensorInfo, ...], base: int, size: 
     position = base
     for info in sorted(infos, key=lambda info: (info.offset, info.nbytes)):
         if info.offset != position:
-            raise CheckpointError(f"{path}: corrupt header: tensor {info.name} is out of place")
+            raise CheckpointDamaged(f"{path}: corrupt header: tensor {info.name} is out of place")
         position += info.nbytes
     if position != size:
         reason = "truncated" if position > size else "corrupt"
-        raise CheckpointError(f"{path}: {reason}: {size} bytes, its header describes {position}")
+        raise CheckpointDamaged(f"{path}: {reason}: {size} bytes, its header describes {position}")
 
 
 def _read(path: Path) -> bytes:
@@ -239,4 +239,4 @@ def _decode(path: Path, data: bytes, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(data, type=kind)
     except msgspec.DecodeError as error:
-        raise CheckpointError(f"{path}: corrupt: {error}") from error
+        raise CheckpointDamaged(f"{path}: corrupt: {error}") from error

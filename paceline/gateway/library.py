@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from paceline.checkpoint.chat import ChatTemplate
 from paceline.checkpoint.facts import read_config
@@ -16,6 +18,8 @@ from paceline.checkpoint.tokenizer import Tokenizer
 from paceline.types.weights import ModelSources
 
 MAX_MODELS = 8
+FAILED_S = 2.0
+"""How long a failure is the answer, as long as the sources are the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,46 +50,78 @@ Bring = Callable[[ModelSources], Path]
 but not for long."""
 
 
+class _Failure(NamedTuple):
+    sources: ModelSources | None
+    until: float
+    error: BaseException
+
+
 class Library:
     """Models by name, loaded when first asked for and again when the checkpoint is another."""
 
-    def __init__(self, store: Store, bring: Bring) -> None:
+    def __init__(
+        self, store: Store, bring: Bring, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._store = store
         self._bring = bring
+        self._clock = clock
         self._sources: dict[str, ModelSources] = {}
         self._loaded: OrderedDict[str, tuple[str, ModelText]] = OrderedDict()
-        self._loading = asyncio.Lock()
+        self._loading: dict[tuple[str, str], asyncio.Task[ModelText]] = {}
+        """By name and version: one model that does not come holds up no other."""
+        self._failed: dict[str, _Failure] = {}
 
     def heed(self, models: Iterable[ModelSources]) -> None:
         """Which checkpoints the cluster's models are, and who has them."""
         self._sources = {each.model: each for each in models}
 
     async def open(self, name: str) -> ModelText:
-        """Raises NotFound or CheckpointError, and Unavailable or DeadlineExceeded where the files
-        have to come from other nodes and do not."""
+        """Whoever stops waiting ends no load. Raises NotFound or CheckpointError, and Unavailable
+        or DeadlineExceeded where the files have to come from other nodes and do not."""
+        version = self._version(name)
         known = self._loaded.get(name)
-        if known is None or known[0] != self._version(name):
-            async with self._loading:
-                known = await self._load(name)
+        if known is None or known[0] != version:
+            return await asyncio.shield(self._load(name, version))
         self._loaded.move_to_end(name)
         return known[1]
 
-    async def _load(self, name: str) -> tuple[str, ModelText]:
-        version, known = self._version(name), self._loaded.get(name)
-        if known is not None and known[0] == version:
-            return known
-        text = await asyncio.to_thread(self._read, name)
-        known = self._loaded[name] = (version, text)
+    def _load(self, name: str, version: str) -> asyncio.Task[ModelText]:
+        """The one that is under way, or a new one unless the last has just failed."""
+        loading = self._loading.get((name, version))
+        if loading is not None:
+            return loading
+        sources, failed = self._sources.get(name), self._failed.get(name)
+        if failed is not None and failed.sources == sources and self._clock() < failed.until:
+            raise failed.error.with_traceback(None)
+        loading = asyncio.create_task(asyncio.to_thread(self._read, name, sources))
+        self._loading[name, version] = loading
+        loading.add_done_callback(lambda task: self._learn(name, version, sources, task))
+        return loading
+
+    def _learn(
+        self,
+        name: str,
+        version: str,
+        sources: ModelSources | None,
+        loading: asyncio.Task[ModelText],
+    ) -> None:
+        del self._loading[name, version]
+        self._failed.pop(name, None)
+        if loading.cancelled():
+            return
+        if (error := loading.exception()) is not None:
+            self._failed[name] = _Failure(sources, self._clock() + FAILED_S, error)
+            return
+        self._loaded[name] = (version, loading.result())
+        self._loaded.move_to_end(name)
         if len(self._loaded) > MAX_MODELS:
             self._loaded.popitem(last=False)
-        return known
 
     def _version(self, name: str) -> str:
         if name in self._sources:
             return self._sources[name].digest
         return str((self._store.path(name) / MANIFEST_NAME).stat().st_mtime_ns)
 
-    def _read(self, name: str) -> ModelText:
-        sources = self._sources.get(name)
+    def _read(self, name: str, sources: ModelSources | None) -> ModelText:
         directory = self._bring(sources) if sources else self._store.path(name)
         return ModelText.load(name, directory)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -13,7 +14,7 @@ from paceline.gateway.body import read_body, while_connected
 from paceline.gateway.drivers import Drivers
 from paceline.gateway.errors import InvalidField, ModelNotFound, as_known, error_body
 from paceline.gateway.generation import Generation, Work
-from paceline.gateway.library import Library
+from paceline.gateway.library import Library, ModelText
 from paceline.gateway.metrics import Metrics
 from paceline.gateway.prompts import prompts_of
 from paceline.gateway.replies import KEEP_ALIVE, ChatReply, CompletionReply, Reply, sse
@@ -23,6 +24,7 @@ from paceline.gateway.settings import Settings
 from paceline.gateway.sse import EventStream
 from paceline.gateway.streams import Delta
 from paceline.gateway.waiting import WaitingRoom
+from paceline.types.errors import DeadlineExceeded
 from paceline.types.ids import fresh_id
 from paceline.types.limits import MAX_CHOICES
 from paceline.types.model import PAGE_TOKENS
@@ -139,7 +141,7 @@ class OpenAi:
         n, stops, _ = choices(request), stop_strings(request), request.wanted_logprobs()
         deadline = opened_at + timeout_s(request, settings.request_s)
         routes = await self._waiting.routes_of(request.model, deadline)
-        text = await self._library.open(request.model)
+        text = await self._text_of(request.model, deadline)
         prompts = await prompts_of(request, text, settings.inline_chars)
         if len(prompts) * n > MAX_CHOICES:
             raise InvalidField("n", f"{len(prompts)} prompts times n={n} is above {MAX_CHOICES}")
@@ -165,6 +167,16 @@ class OpenAi:
             opened_at=opened_at,
             deadline=deadline,
         )
+
+    async def _text_of(self, model: str, deadline: float) -> ModelText:
+        """Raises DeadlineExceeded, and what `Library.open` raises."""
+        try:
+            async with asyncio.timeout(deadline - self._clock()):
+                return await self._library.open(model)
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"the tokenizer of {model} was not here before the request's deadline; try again"
+            ) from None
 
 
 async def _whole(generation: Generation, reply: Reply) -> bytes:

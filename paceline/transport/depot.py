@@ -16,9 +16,11 @@ import msgspec
 import structlog
 import zmq
 
+from paceline.checkpoint.chunks import MOST_BYTES
 from paceline.checkpoint.partial import Chunks
 from paceline.transport.authenticator import Authenticator, fresh_domain
 from paceline.transport.errors import UNREADABLE
+from paceline.transport.haul import WINDOW
 from paceline.transport.keys import KeyPair
 from paceline.transport.sockets import (
     DRAIN_LIMIT,
@@ -34,9 +36,16 @@ from paceline.transport.sockets import (
 from paceline.transport.sparing import Sparing
 from paceline.types.weights import DepotOffer, HeldCheckpoint
 
-MESSAGES = 32
-"""That wait for a peer. libzmq counts in halves, and a fetcher asks for fewer than half as many
-at once."""
+MESSAGES = 2 * WINDOW
+"""That wait for a peer: what a fetcher asks for at once, and as much again, for libzmq counts in
+halves."""
+UNDER_WAY_BYTES = 256 << 20
+"""Of chunks that wait for all peers together."""
+SILENCE_S = 5.0
+LEAST_BYTES_PER_S = 512 << 10
+"""How long a peer that was asked may say nothing: so long, and what a chunk takes at this pace."""
+CHUNK_GONE_MS = round(1000 * (SILENCE_S + MOST_BYTES / LEAST_BYTES_PER_S))
+"""Without a whole frame, after which a connection is given up: a chunk is one frame."""
 MAX_QUESTION_BYTES = 4096
 POLL_MS = 200
 LOOK_S = 1.0
@@ -88,6 +97,21 @@ class Shelf(Protocol):
     def chunk(self, digest: str, file: int, chunk: int) -> bytes | None: ...
 
 
+class UnderWay:
+    """Chunks that libzmq was given and has not sent yet."""
+
+    def __init__(self) -> None:
+        self._chunks: list[tuple[zmq.MessageTracker, int]] = []
+
+    def add(self, tracker: zmq.MessageTracker, nbytes: int) -> None:
+        self._chunks.append((tracker, nbytes))
+
+    @property
+    def nbytes(self) -> int:
+        self._chunks = [each for each in self._chunks if not each[0].done]
+        return sum(nbytes for _, nbytes in self._chunks)
+
+
 class Depot:
     """Serves from `open` until `close`."""
 
@@ -102,6 +126,7 @@ class Depot:
         self._authenticator = Authenticator.of(socket.context)
         self._decoder = msgspec.msgpack.Decoder(Question)
         self._sparing = Sparing()
+        self._under_way = UnderWay()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="depot", daemon=True)
 
@@ -126,7 +151,7 @@ class Depot:
             guard(socket, keys, domain)
             socket.router_mandatory = True
             if host is not None:
-                mind(socket)
+                mind(socket, CHUNK_GONE_MS)
             address = bind_fresh(socket, "depot", directory=directory, host=host)
         offer = DepotOffer(address=address, public_key=keys.public)
         depot = cls(socket, offer, domain, shelf)
@@ -165,7 +190,7 @@ class Depot:
             match self._read(payload):
                 case Show(digest):
                     self._put(peer, self._shown(digest))
-                case Give(digest, file, chunk):
+                case Give(digest, file, chunk) if self._under_way.nbytes < UNDER_WAY_BYTES:
                     data = self._shelf.chunk(digest, file, chunk)
                     self._put(peer, Given(digest, file, chunk), data)
 
@@ -183,11 +208,13 @@ class Depot:
             return None
 
     def _put(self, peer: bytes, answer: Answer, data: bytes | None = None) -> None:
-        tail = [] if data is None else [data]
+        parts = [peer, _encoder.encode(answer), *([] if data is None else [data])]
         try:
-            self._socket.send_multipart([peer, _encoder.encode(answer), *tail], zmq.NOBLOCK)
+            tracker = self._socket.send_multipart(parts, zmq.NOBLOCK, copy=False, track=True)
         except zmq.ZMQError as error:
             if error.errno in (zmq.EAGAIN, zmq.EHOSTUNREACH):
                 return
             raise
-        self.given_bytes += len(data or b"")
+        if data is not None:
+            self._under_way.add(cast(zmq.MessageTracker, tracker), len(data))
+            self.given_bytes += len(data)

@@ -16,9 +16,9 @@ from paceline.checkpoint.progress import OnProgress, Progress
 from paceline.checkpoint.store import Store
 from paceline.checkpoint.wanted import Step
 from paceline.transport.errors import NobodyGives
+from paceline.transport.givers import Givers
 from paceline.transport.keys import KeyPair
-from paceline.transport.peers import Peers
-from paceline.types.errors import CheckpointError
+from paceline.types.errors import CheckpointDamaged
 from paceline.types.weights import Source
 
 SPARE_BYTES = 256 << 20
@@ -52,26 +52,25 @@ def fetch_checkpoint(
     if whole is not None:
         return whole
     directory = store.partial(digest)
-    if _has_all(directory, steps):
+    if _has_all(store, digest, steps):
         return directory
     if not sources:
         raise NobodyGives(f"no node of this cluster gives {model}")
-    with Peers(digest, sources, keys) as peers:
+    with Givers(digest, sources, keys) as givers:
         asking = Progress(STAGE, 0, None, f"asking {len(sources)} nodes")
-        shown = peers.meet(lambda: on_progress(asking))
-        store.drop_partials(model, keep=digest)
+        shown = givers.meet(lambda: on_progress(asking))
         manifest = msgspec.structs.replace(shown, name=model, source=SOURCE_WORDS)
         with Partial(directory, manifest) as partial:
-            _Haulage(partial, peers, on_progress).run(steps)
+            _Haulage(partial, givers, on_progress).run(steps)
     return directory
 
 
 class _Haulage:
     """Filling a partial checkpoint, and saying how far it is."""
 
-    def __init__(self, partial: Partial, peers: Peers, on_progress: OnProgress) -> None:
+    def __init__(self, partial: Partial, givers: Givers, on_progress: OnProgress) -> None:
         self._partial = partial
-        self._peers = peers
+        self._givers = givers
         self._on_progress = on_progress
         self._sync_at = 0.0
         self._done_bytes = 0
@@ -86,7 +85,7 @@ class _Haulage:
             _check_room(partial.directory, more_bytes)
             if step is steps[-1]:
                 self._total_bytes = self._done_bytes + more_bytes
-            self._peers.bring(chunks, self._keep, self._say)
+            self._givers.bring(chunks, self._keep, self._say)
             partial.sync()
 
     def _keep(self, file: int, chunk: int, data: bytes) -> None:
@@ -97,21 +96,23 @@ class _Haulage:
         if time.monotonic() >= self._sync_at:
             self._partial.sync()
             self._sync_at = time.monotonic() + SYNC_EVERY_S
-        note = f"from {', '.join(self._peers.names) or 'nobody yet'}"
+        note = f"from {', '.join(self._givers.names) or 'nobody yet'}"
         self._on_progress(Progress(STAGE, self._done_bytes, self._total_bytes, note))
 
 
-def _has_all(directory: Path, steps: Sequence[Step]) -> bool:
-    """What cannot be read any more is removed, and so fetched again."""
+def _has_all(store: Store, digest: str, steps: Sequence[Step]) -> bool:
+    """What is damaged is removed, and so fetched again; other troubles leave it as it is. Raises
+    CheckpointError."""
+    directory = store.partial(digest)
     if not (directory / MANIFEST_NAME).is_file():
         return False
     try:
         manifest = read_manifest(directory)
         with Partial(directory, manifest) as partial:
             return not any(any(partial.missing(step(directory, manifest))) for step in steps)
-    except CheckpointError as error:
+    except CheckpointDamaged as error:
         log.warning("what was fetched is damaged", directory=str(directory), reason=str(error))
-        shutil.rmtree(directory, ignore_errors=True)
+        store.drop_partial(digest)
         return False
 
 

@@ -57,11 +57,12 @@ def bound(socket: AnySocket, *, messages: int, message_bytes: int) -> None:
     socket.setsockopt(zmq.HANDSHAKE_IVL, round(HANDSHAKE_S * 1000))
 
 
-def mind(socket: AnySocket) -> None:
+def mind(socket: AnySocket, gone_ms: int = GONE_MS) -> None:
     """Over a network: notice a peer that went without a word, in either direction. TCP alone takes
-    minutes, and after a pause long waits before it tries again."""
+    minutes, and after a pause long waits before it tries again. Only whole frames are words: where
+    one takes longer than `gone_ms`, the connection never lasts."""
     socket.heartbeat_ivl = PING_MS
-    socket.heartbeat_timeout = GONE_MS
+    socket.heartbeat_timeout = gone_ms
     socket.connect_timeout = CONNECT_MS
 
 

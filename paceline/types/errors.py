@@ -55,6 +55,10 @@ class CheckpointError(PacelineError):
     code = "checkpoint"
 
 
+class CheckpointDamaged(CheckpointError):
+    """The bytes on the disk are not what they were: to be had anew, not to be read again."""
+
+
 class EngineError(PacelineError):
     """A stage could not be loaded or could not compute a step."""
 

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import msgspec
@@ -18,10 +19,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paceline.checkpoint import partial as module
-from paceline.checkpoint.chunks import chunk_hash
-from paceline.checkpoint.facts import Checkpoint
+from paceline.checkpoint.chunks import MOST_BYTES, chunk_hash
+from paceline.checkpoint.facts import Checkpoint, model_facts
 from paceline.checkpoint.import_dir import import_dir
 from paceline.checkpoint.manifest import (
+    CACHE_NAME,
+    MANIFEST_NAME,
     RECORD_NAME,
     Manifest,
     StoredFile,
@@ -38,10 +41,10 @@ from paceline.checkpoint.partial import (
     whole,
 )
 from paceline.checkpoint.shelf import Shelf
-from paceline.checkpoint.store import Store
+from paceline.checkpoint.store import STALE_S, Store
 from paceline.checkpoint.wanted import shard_steps
 from paceline.engine.stage import Stage
-from paceline.types.errors import CheckpointError, NotFound
+from paceline.types.errors import CheckpointDamaged, CheckpointError, NotFound
 from paceline.types.model import Shard
 from tests.support.small import LAYERS, write_small
 
@@ -173,6 +176,50 @@ def test_a_full_disk_says_so_and_keeps_what_came(tmp_path, manifest, monkeypatch
     assert Held(tmp_path / "p", manifest).chunks == {0: ((0, 1),)}
 
 
+def test_what_a_failed_sync_lost_is_never_in_the_record(tmp_path, manifest, monkeypatch):
+    """The system tells of it once, and the next sync succeeds."""
+
+    def lost(_: int) -> None:
+        monkeypatch.undo()
+        raise OSError(errno.EIO, "Input/output error")
+
+    partial = Partial(tmp_path / "p", manifest)
+    partial.keep(0, 3, piece(3))
+    monkeypatch.setattr(module.os, "fdatasync", lost)
+    with pytest.raises(CheckpointError, match="cannot be written"):
+        partial.sync()
+    partial.close()
+    assert Held(tmp_path / "p", manifest).chunks == {}
+
+
+def test_a_record_that_outlived_its_files_counts_for_nothing(tmp_path, manifest):
+    """As a removal leaves it that was cut short."""
+    with Partial(tmp_path / "p", manifest) as partial:
+        partial.keep(0, 3, piece(3))
+    (tmp_path / "p" / CACHE_NAME).mkdir()
+    for name in ("a", MANIFEST_NAME):
+        (tmp_path / "p" / name).unlink()
+    with Partial(tmp_path / "p", manifest) as again:
+        assert len(list(again.missing(whole(manifest)))) == 11
+    assert Held(tmp_path / "p", manifest).chunks == {}
+    assert not (tmp_path / "p" / CACHE_NAME).exists()
+
+
+def test_what_goes_into_files_that_were_removed_is_not_in_the_new_record(tmp_path, manifest):
+    store = Store(tmp_path)
+    directory = store.partial(manifest.digest)
+    with Partial(directory, manifest) as early:
+        early.keep(0, 3, piece(3))
+        assert store.drop_partials("m")
+        with Partial(directory, manifest) as late:
+            late.keep(0, 4, piece(4))
+        early.keep(0, 5, piece(5))
+        with pytest.raises(CheckpointError, match="cannot be written"):
+            early.sync()
+    assert Held(directory, manifest).chunks == {0: ((4, 5),)}
+    assert [each.name for each in directory.parent.iterdir()] == [manifest.digest]
+
+
 def test_a_strangers_manifest_is_taken_only_if_it_is_the_one(manifest):
     packed = msgspec.msgpack.encode(manifest)
     assert trusted_manifest(packed, manifest.digest) == manifest
@@ -184,13 +231,41 @@ def test_a_strangers_manifest_is_taken_only_if_it_is_the_one(manifest):
 
 
 @pytest.mark.parametrize(
-    "name", ["../a", "/etc/passwd", ".x", "held.log", "paceline.json", "", "a/b", "."]
+    "name",
+    [
+        "../a",
+        "/etc/passwd",
+        ".x",
+        "held.log",
+        "paceline.json",
+        "int8",
+        "",
+        "a/b",
+        ".",
+        "a\0b",
+        "a\nb",
+    ],
 )
 def test_no_manifest_leads_out_of_its_directory(name):
     files = (cut(name, DATA),)
     evil = Manifest(name="m", source="s", files=files, digest=content_digest(files))
     with pytest.raises(CheckpointError, match="names files"):
         trusted_manifest(msgspec.msgpack.encode(evil), evil.digest)
+
+
+def test_no_manifest_asks_for_chunks_larger_than_any(manifest):
+    files = (cut("a", DATA, MOST_BYTES + 1),)
+    evil = Manifest(name="m", source="s", files=files, digest=content_digest(files))
+    with pytest.raises(CheckpointError, match="names files"):
+        trusted_manifest(msgspec.msgpack.encode(evil), evil.digest)
+
+
+def test_a_file_that_is_not_as_it_was_made_is_damage(tmp_path, manifest):
+    with Partial(tmp_path / "p", manifest) as partial:
+        partial.keep(0, 3, piece(3))
+    os.truncate(tmp_path / "p" / "a", CHUNK)
+    with pytest.raises(CheckpointDamaged, match="not as long"):
+        Partial(tmp_path / "p", manifest)
 
 
 # --- as a checkpoint -----------------------------------------------------------------------------
@@ -261,6 +336,8 @@ def test_what_was_stored_before_chunks_had_hashes_can_be_used_and_not_given(smal
     assert store.whole("old", "1" * 64) == tmp_path / "models" / "old"
     Stage.load(store.path("old"), shard(0, 1), dtype="float32", kv_pages=1)
     assert Shelf(store).look() == ()
+    assert not model_facts(store.path("old"), "old").is_hashed
+    assert model_facts(small, "small").is_hashed
     shutil.copytree(small, tmp_path / "models" / "small")
     assert [held.is_whole for held in Shelf(store).look()] == [True]
 
@@ -292,3 +369,20 @@ def test_what_was_fetched_of_another_content_of_a_model_goes(tmp_path, manifest)
     assert store.drop_partials("m", keep=other.digest)
     assert store.directories() == (store.partial(other.digest),)
     assert not store.drop_partials("m", keep=other.digest)
+
+
+def test_what_the_dead_left_of_a_part_goes_once_it_is_old(tmp_path, manifest):
+    store = Store(tmp_path)
+    kept = store.partial(manifest.digest)
+    Partial(kept, manifest).close()
+    halves = [store.partial("1" * 64), kept.parent / f".{'2' * 64}-abcd", kept / ".manifest-abcd"]
+    fresh = store.partial("3" * 64)
+    for half in (*halves, fresh):
+        half.mkdir()
+    old = time.time() - STALE_S - 60
+    for half in halves:
+        os.utime(half, (old, old))
+    os.utime(kept, (old, old))
+    assert not store.drop_partials("another")
+    assert sorted(kept.parent.iterdir()) == sorted([kept, fresh])
+    assert not halves[-1].exists()

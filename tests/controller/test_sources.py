@@ -51,6 +51,16 @@ def test_they_are_bounded_and_nobody_is_named_for_a_model_that_is_not_known():
     assert sources_of(scene.facts(), "smol", scene.nodes) is None
 
 
+def test_not_everybody_asks_the_same_few():
+    scene = Scene()
+    names = {f"m{number}" for number in range(3 * MAX_SOURCES)}
+    for name in names:
+        holds(scene, name)
+    askers = [f"a{number}" for number in range(20)]
+    assert {name for asker in askers for name in asked(scene, asker)} == names
+    assert all(asked(scene, asker) == asked(scene, asker) for asker in askers)
+
+
 def test_a_fetch_names_the_content_the_shard_and_who_has_it():
     scene = Scene()
     scene.placed(0, 1)
@@ -61,6 +71,17 @@ def test_a_fetch_names_the_content_the_shard_and_who_has_it():
     assert isinstance(task, Fetch)
     assert (task.digest, task.shard) == (SMOL.digest, PLACED.seats[0].shard)
     assert [source.node for source in task.sources] == ["n2"]
+
+
+def test_a_fetch_says_when_no_node_can_ever_give_it():
+    scene = Scene()
+    scene.placed(0, 1)
+    scene.models["smol"] = replace(
+        scene.models["smol"], facts=replace(scene.models["smol"].facts, is_hashed=False)
+    )
+    scene.runner(0, RunnerState.IDLE, loaded=False)
+    scene.go()
+    assert not scene.sent[-1][1].task.is_hashed
 
 
 def test_gateways_are_told_too():

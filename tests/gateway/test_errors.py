@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,10 @@ import msgspec
 import openai
 import pytest
 
-from paceline.types.errors import InvalidRequest, QueueFull
+from paceline.gateway.errors import SHAPES
+from paceline.gateway.library import ModelText
+from paceline.transport.errors import NobodyGives
+from paceline.types.errors import InvalidRequest, QueueFull, Unavailable
 from paceline.types.ids import Epoch
 from paceline.types.states import InstanceState
 from paceline.types.stream import Rejected, StreamId
@@ -32,6 +36,29 @@ def checked(response: httpx.Response, status: int, code: str | None = None) -> s
     if code is not None:
         assert error["code"] == code
     return str(error["message"])
+
+
+def test_what_may_work_later_says_so() -> None:
+    kinds = {Unavailable, *Unavailable.__subclasses__()}
+    assert NobodyGives in kinds
+    for kind in kinds:
+        shape = SHAPES[kind.code]
+        assert shape.status == (429 if kind is QueueFull else 503)
+        assert shape.retry_after_s
+
+
+async def test_a_tokenizer_that_does_not_come_ends_at_the_requests_deadline(
+    short: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    come = threading.Event()
+    monkeypatch.setattr(ModelText, "load", lambda *_: come.wait(60))
+    async with rig(short) as r:
+        r.serve(say("x"))
+        await _routed(r)
+        try:
+            assert "tokenizer" in checked(await r.chat(timeout=0.2), 504, "deadline_exceeded")
+        finally:
+            come.set()
 
 
 UNFIT_FIELDS: list[tuple[dict[str, Any], str]] = [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from pathlib import Path
 
 import msgspec
@@ -9,7 +11,7 @@ import pytest
 import zmq
 
 from paceline.checkpoint import Store
-from paceline.gateway.library import Library
+from paceline.gateway.library import FAILED_S, Library
 from paceline.gateway.texts import bring_texts
 from paceline.transport.errors import NobodyGives
 from paceline.types.errors import NotFound
@@ -69,3 +71,33 @@ async def test_a_model_that_nobody_gives_is_unavailable_and_comes_when_somebody_
     source, _ = nodes.open()
     library.heed([ModelSources(model=SMALL, digest=digest, sources=(source,))])
     assert (await library.open(SMALL)).name == SMALL
+
+
+async def test_a_model_that_does_not_come_holds_up_no_other(home, tmp_path):
+    """Nor is it asked for anew by each request: neither while it comes, nor when it just failed."""
+    asked: list[str] = []
+    dead = threading.Event()
+    now = [0.0]
+
+    def bring(model: ModelSources) -> Path:
+        asked.append(model.model)
+        if model.model == "dead":
+            dead.wait(60)
+            raise NobodyGives("no node gives it")
+        return home / "models" / SMALL
+
+    library = Library(Store(tmp_path), bring, lambda: now[0])
+    library.heed([ModelSources(model=name, digest="1" * 64, sources=()) for name in ("dead", "up")])
+    waiting = [asyncio.create_task(library.open("dead")) for _ in range(3)]
+    assert (await library.open("up")).name == "up"
+    waiting[0].cancel()
+    dead.set()
+    found = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [type(each) for each in found] == [asyncio.CancelledError, NobodyGives, NobodyGives]
+    with pytest.raises(NobodyGives):
+        await library.open("dead")
+    assert asked.count("dead") == 1
+    now[0] += FAILED_S
+    with pytest.raises(NobodyGives):
+        await library.open("dead")
+    assert asked.count("dead") == 2

@@ -7,12 +7,14 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 import zmq
 
 from paceline.checkpoint import Store
 from paceline.checkpoint.facts import shard_bytes
 from paceline.checkpoint.manifest import describe, write_manifest
+from paceline.checkpoint.partial import Partial
 from paceline.runner.pulse import Pulse
 from paceline.runner.supply import SAY_EVERY_S, Supply
 from paceline.types.errors import CheckpointError
@@ -74,6 +76,18 @@ def test_without_a_node_that_has_it_its_origin_is_asked(home, nodes, tmp_path):
         assert "no model 'small'" in str(failure.value)
 
 
+def test_where_nobody_can_ever_give_it_nothing_is_pulled(home, tmp_path, monkeypatch):
+    """Its origin would give gigabytes, and another digest."""
+    pulled: list[object] = []
+    monkeypatch.setattr("paceline.runner.supply.pull", lambda *given: pulled.append(given))
+    task = msgspec.structs.replace(fetch(home), is_hashed=False)
+    with pytest.raises(CheckpointError, match="pull or import it again"):
+        Supply(Store(tmp_path), MEMBER).bring(task, lambda *_: None, lambda: None)
+    assert pulled == []
+    whole = Supply(Store(home), MEMBER).bring(task, lambda *_: None, lambda: None)
+    assert whole == home / "models" / SMALL
+
+
 def test_another_content_under_the_name_is_not_the_model(home, tmp_path):
     """Ranks with other weights would give nonsense, and nobody would see why."""
     other = write_small(tmp_path / "models")
@@ -94,6 +108,18 @@ def test_the_clusters_content_is_fetched_beside_another_of_its_name(home, nodes,
     mine.write_text(mine.read_text().replace(task.digest, "0" * 64))
     directory = Supply(Store(tmp_path), MEMBER).bring(task, lambda *_: None, lambda: None)
     assert directory == Store(tmp_path).partial(task.digest)
+
+
+def test_what_was_fetched_of_another_content_goes_once_this_is_here(home, nodes, tmp_path):
+    store = Store(tmp_path)
+    other = msgspec.structs.replace(Store(home).manifest(SMALL), digest="1" * 64)
+    Partial(store.partial(other.digest), other).close()
+    supply = Supply(store, MEMBER)
+    with pytest.raises(CheckpointError):
+        supply.bring(fetch(home), lambda *_: None, lambda: None)
+    assert store.directories() == (store.partial(other.digest),)
+    directory = supply.bring(fetch(home, nodes.open()[0]), lambda *_: None, lambda: None)
+    assert store.directories() == (directory,)
 
 
 def test_a_fetch_that_lasts_is_not_called_stuck():

@@ -96,11 +96,14 @@ class Nodes:
         kind: Callable[[Shelf], Asked] = Asked,
         home: Path | None = None,
         member: KeyPair = MEMBER,
+        host: str | None = None,
     ) -> tuple[Source, Asked]:
         shelf = kind(Shelf(Store(home or self._home)))
+        directory = None if host else self._runtime
         depot = Depot.open(
-            KeyPair.fresh(), [member.public], shelf, directory=self._runtime, context=self._context
-        )
+            KeyPair.fresh(), [member.public], shelf,
+            directory=directory, host=host, context=self._context,
+        )  # fmt: skip
         self.depots.append(depot)
         return Source(node=f"n{len(self.depots)}", depot=depot.offer), shelf
 

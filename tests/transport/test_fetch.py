@@ -9,21 +9,29 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Never
 
+import msgspec
 import pytest
 import zmq
 
 from paceline.checkpoint import Store
+from paceline.checkpoint.chunks import MOST_BYTES
 from paceline.checkpoint.facts import shard_tensors
 from paceline.checkpoint.manifest import Manifest
-from paceline.checkpoint.partial import DiskFull, Held, is_whole
+from paceline.checkpoint.partial import DiskFull, Held, Partial, is_whole
 from paceline.checkpoint.progress import Progress, silent
 from paceline.checkpoint.tensors import TensorFiles
 from paceline.checkpoint.wanted import checkpoint_steps, shard_steps, text_steps
+from paceline.transport import depot
 from paceline.transport import fetch as module
+from paceline.transport.depot import LEAST_BYTES_PER_S
 from paceline.transport.errors import NobodyGives
 from paceline.transport.fetch import fetch_checkpoint
+from paceline.transport.givers import Givers
 from paceline.transport.keys import KeyPair
+from paceline.types.errors import CheckpointError
 from paceline.types.model import Shard
 from tests.support.depots import MEMBER, Asked, Forger, Forgetful, Liar, Mute, Nodes, Slow
 from tests.support.small import LAYERS, SMALL, write_small
@@ -57,7 +65,7 @@ def get(tmp_path, manifest, context):
     def fetch(*sources, steps=None, on_progress=silent, store=None, keys=MEMBER, silence_s=0.5):
         steps = shard_steps(SHARD) if steps is None else steps
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(module, "Peers", _hurried(module.Peers, context, silence_s))
+            patch.setattr(module, "Givers", _hurried(module.Givers, context, silence_s))
             return fetch_checkpoint(
                 store or Store(tmp_path), SMALL, manifest.digest, steps, sources, keys, on_progress
             )
@@ -209,6 +217,30 @@ def test_a_part_that_was_damaged_on_the_disk_is_fetched_again(get, nodes, home):
     assert shelf.chunks
 
 
+def test_what_cannot_be_read_just_now_is_not_thrown_away(get, nodes, home, monkeypatch):
+    source, shelf = nodes.open()
+    directory = get(source)
+    shelf.chunks.clear()
+
+    def no_descriptors(*_: object) -> Never:
+        raise CheckpointError("too many open files")
+
+    monkeypatch.setattr(module, "read_manifest", no_descriptors)
+    with pytest.raises(CheckpointError, match="too many"):
+        get(source)
+    monkeypatch.undo()
+    assert get(source) == directory
+    assert shelf.chunks == []
+
+
+def test_a_gateway_removes_nothing_that_others_fetch(get, nodes, manifest, tmp_path):
+    store = Store(tmp_path)
+    other = msgspec.structs.replace(manifest, digest="1" * 64)
+    Partial(store.partial(other.digest), other).close()
+    get(nodes.open()[0], steps=text_steps(), store=store)
+    assert len(store.directories()) == 2
+
+
 CHILD = """
 import sys, paceline.transport.fetch as module
 from pathlib import Path
@@ -269,6 +301,30 @@ def test_a_disk_without_room_is_seen_before_anything_moves(get, nodes, monkeypat
     assert shelf.chunks == []
     monkeypatch.undo()
     same(get(source), home)
+
+
+def test_a_chunk_on_a_slow_link_does_not_cost_the_connection(nodes, context):
+    """No word is heard of a peer before the end of a frame, and a chunk is one."""
+    source, _ = nodes.open(host="127.0.0.1")
+    chunk_ms = 1000 * MOST_BYTES / LEAST_BYTES_PER_S
+    with Givers("0" * 64, [source], MEMBER, context=context) as givers:
+        for socket in (nodes.depots[-1]._socket, *givers._sockets.values()):
+            assert socket.heartbeat_timeout > chunk_ms
+
+
+def test_what_all_peers_wait_for_is_bounded(get, nodes, home, monkeypatch):
+    sent, waits = SimpleNamespace(done=True), SimpleNamespace(done=False)
+    under_way = depot.UnderWay()
+    for tracker in (waits, sent, waits):
+        under_way.add(tracker, 10)
+    assert under_way.nbytes == 20
+    waits.done = True
+    assert under_way.nbytes == 0
+    monkeypatch.setattr(depot, "UNDER_WAY_BYTES", 0)
+    full, shelf = nodes.open()
+    with pytest.raises(NobodyGives, match="cannot be had"):
+        get(full)
+    assert shelf.chunks == []
 
 
 def test_nonsense_at_the_door_disturbs_nobody(get, nodes, home, context):

@@ -14,7 +14,18 @@ import zmq
 from paceline.checkpoint.chunks import MOST_BYTES
 from paceline.checkpoint.manifest import Manifest, trusted_manifest
 from paceline.checkpoint.partial import WrongBytes
-from paceline.transport.depot import MESSAGES, Answer, Give, Given, Question, Show, Shown
+from paceline.transport.depot import (
+    CHUNK_GONE_MS,
+    LEAST_BYTES_PER_S,
+    MESSAGES,
+    SILENCE_S,
+    Answer,
+    Give,
+    Given,
+    Question,
+    Show,
+    Shown,
+)
 from paceline.transport.errors import UNREADABLE, NobodyGives
 from paceline.transport.haul import Haul, Ref
 from paceline.transport.keys import KeyPair
@@ -34,9 +45,6 @@ from paceline.types.weights import Source
 
 SHOW_S = 5.0
 """How long is waited for the first word of a peer while nobody else has what is wanted."""
-SILENCE_S = 5.0
-LEAST_BYTES_PER_S = 512 << 10
-"""How long a peer that was asked may say nothing: so long, and what a chunk takes at this pace."""
 TURN_MS = 100
 MAX_ANSWER_BYTES = 64 << 20
 
@@ -54,7 +62,7 @@ class _Unfit(Exception):
     """The peer is not to be asked any more; the message says why."""
 
 
-class Peers:
+class Givers:
     """For one thread; a context manager. Every wait ends: with the chunks, or with NobodyGives."""
 
     def __init__(
@@ -81,7 +89,7 @@ class Peers:
         for source in sources:
             self._dial(source, keys, context or zmq.Context.instance())
 
-    def __enter__(self) -> Peers:
+    def __enter__(self) -> Givers:
         return self
 
     def __exit__(
@@ -130,7 +138,7 @@ class Peers:
                 # A question may be handed over before the handshake is done.
                 socket.immediate = False
                 if ipc_path(source.depot.address) is None:
-                    mind(socket)
+                    mind(socket, CHUNK_GONE_MS)
                 unlock(socket, keys, source.depot.public_key)
                 connect(socket, source.depot.address)
         except TransportError as error:
