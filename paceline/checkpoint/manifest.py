@@ -25,6 +25,8 @@ from paceline.types.errors import CheckpointError
 MANIFEST_NAME = "paceline.json"
 RECORD_NAME = "held.log"
 """Beside the manifest of a checkpoint that is only partly there (see `partial.py`)."""
+CACHE_NAME = "int8"
+"""The directory, beside the files, of what the engine made of them."""
 
 _READ_BYTES = 4 << 20
 
@@ -119,9 +121,12 @@ def content_digest(files: tuple[StoredFile, ...]) -> str:
     return identity.hexdigest()
 
 
+def encode_manifest(manifest: Manifest) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
+
+
 def write_manifest(directory: Path, manifest: Manifest) -> None:
-    encoded = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
-    (directory / MANIFEST_NAME).write_bytes(encoded + b"\n")
+    (directory / MANIFEST_NAME).write_bytes(encode_manifest(manifest))
 
 
 def read_manifest(directory: Path) -> Manifest:
@@ -155,5 +160,5 @@ def trusted_manifest(encoded: bytes, digest: str) -> Manifest:
 def _is_sound(file: StoredFile) -> bool:
     """It cannot leave its directory, nor take the place of what is ours there."""
     plain = file.name == Path(file.name).name and not file.name.startswith(".")
-    ours = file.name in (MANIFEST_NAME, RECORD_NAME)
+    ours = file.name in (MANIFEST_NAME, RECORD_NAME, CACHE_NAME)
     return bool(file.name) and plain and not ours and file.size >= 0 and file.has_hashes

@@ -4,6 +4,9 @@ It lies in `<home>/partial/<digest>`, never among the whole ones. The record is 
 in it once its bytes are right and on the disk. So whoever dies while writing leaves nothing that
 is wrong, and the next one goes on from there; and several processes may fill it at once, for what
 they write into the same place is the same.
+
+Whoever fills it holds the directory itself, not its path: when it is removed and made anew
+meanwhile, nothing that went into the old files gets into the new record.
 """
 
 from __future__ import annotations
@@ -12,17 +15,20 @@ import errno
 import os
 import re
 import secrets
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
 from paceline.checkpoint.chunks import Range, chunk_hash, covering, merged
 from paceline.checkpoint.manifest import (
+    CACHE_NAME,
     MANIFEST_NAME,
     RECORD_NAME,
     Manifest,
+    encode_manifest,
     read_manifest,
-    write_manifest,
 )
 from paceline.types.errors import CheckpointError
 
@@ -78,12 +84,16 @@ class Partial:
         """Made if it is not there; what is there of it is kept. Raises CheckpointError."""
         self.directory = directory
         self.manifest = manifest
+        self._open = ExitStack()
         self._descriptors: dict[int, int] = {}
         self._unwritten: list[tuple[int, int]] = []
         self._unsynced_bytes = 0
         try:
-            _lay_out(directory, manifest)
+            directory.mkdir(parents=True, exist_ok=True)
+            self._here = self._opened(directory, os.O_RDONLY | os.O_DIRECTORY)
+            _lay_out(self._here, manifest)
         except OSError as error:
+            self._open.close()
             raise _trouble(directory, error) from error
 
     def __enter__(self) -> Partial:
@@ -99,7 +109,7 @@ class Partial:
 
     def missing(self, wanted: Chunks) -> Iterator[tuple[int, int]]:
         """(file, chunk) of those that are wanted and not there, in order."""
-        there = Held(self.directory, self.manifest).chunks
+        there = _read_record(self.directory / RECORD_NAME, self.manifest, self._here)
         for file, ranges in wanted.items():
             have = {n for start, stop in there.get(file, ()) for n in range(start, stop)}
             yield from ((file, n) for a, b in ranges for n in range(a, b) if n not in have)
@@ -124,28 +134,31 @@ class Partial:
         CheckpointError; what the record lacks is fetched again."""
         if not self._unwritten:
             return
+        # A disk tells of what it lost once: what a failed sync leaves is in doubt for good.
+        unwritten, self._unwritten, self._unsynced_bytes = self._unwritten, [], 0
         try:
             for descriptor in self._descriptors.values():
                 os.fdatasync(descriptor)
-            _append(self.directory / RECORD_NAME, _entries(self._unwritten))
+            _append(self._here, _entries(unwritten))
         except OSError as error:
             raise _trouble(self.directory, error) from error
-        self._unwritten.clear()
-        self._unsynced_bytes = 0
 
     def close(self) -> None:
         """Raises what `sync` raises."""
-        try:
+        with self._open:
             self.sync()
-        finally:
-            while self._descriptors:
-                os.close(self._descriptors.popitem()[1])
 
     def _descriptor(self, file: int) -> int:
         if file not in self._descriptors:
-            path = self.directory / self.manifest.files[file].name
-            self._descriptors[file] = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+            name = self.manifest.files[file].name
+            self._descriptors[file] = self._opened(name, os.O_WRONLY, self._here)
         return self._descriptors[file]
+
+    def _opened(self, path: Path | str, flags: int, directory: int | None = None) -> int:
+        """Until the close."""
+        descriptor = os.open(path, flags | os.O_CLOEXEC, dir_fd=directory)
+        self._open.callback(os.close, descriptor)
+        return descriptor
 
 
 def is_whole(manifest: Manifest, there: Chunks) -> bool:
@@ -166,33 +179,39 @@ def chunks_bytes(manifest: Manifest, chunks: Iterable[tuple[int, int]]) -> int:
     return sum(stop - start for start, stop in ranges)
 
 
-def _lay_out(directory: Path, manifest: Manifest) -> None:
-    """The manifest comes last: where it is, the record and the files are."""
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / RECORD_NAME).touch()
-    if (directory / MANIFEST_NAME).is_file():
+def _lay_out(here: int, manifest: Manifest) -> None:
+    """The manifest comes last: where it is, the record and the files are. Where it is not, nothing
+    is known of the files, whatever a removal that was cut short has left of a record."""
+    if _exists(here, MANIFEST_NAME):
         return
+    _write(here, RECORD_NAME, os.O_TRUNC)
+    shutil.rmtree(CACHE_NAME, ignore_errors=True, dir_fd=here)
     for file in manifest.files:
-        _make_sparse(directory / file.name, file.size)
-    _sync(directory)
-    fresh = directory / f".manifest-{secrets.token_hex(4)}"
-    fresh.mkdir()
-    write_manifest(fresh, manifest)
-    _sync(fresh / MANIFEST_NAME)
-    (fresh / MANIFEST_NAME).replace(directory / MANIFEST_NAME)
-    fresh.rmdir()
-    _sync(directory)
+        _write(here, file.name, size=file.size)
+    fresh = f".manifest-{secrets.token_hex(4)}"
+    _write(here, fresh, os.O_EXCL, encode_manifest(manifest))
+    os.fsync(here)
+    os.rename(fresh, MANIFEST_NAME, src_dir_fd=here, dst_dir_fd=here)
+    os.fsync(here)
 
 
-def _make_sparse(path: Path, size: int) -> None:
-    with path.open("ab") as file:
-        file.truncate(size)
-        os.fsync(file.fileno())
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+def _exists(here: int, name: str) -> bool:
     try:
+        os.stat(name, dir_fd=here)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _write(
+    here: int, name: str, flags: int = 0, data: bytes = b"", size: int | None = None
+) -> None:
+    """Create the file, unless it is there, and have on the disk: data at its start, its size."""
+    descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | flags, 0o644, dir_fd=here)
+    try:
+        _write_all(descriptor, data, 0)
+        if size is not None:
+            os.truncate(descriptor, size)
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
@@ -211,8 +230,9 @@ def _entries(kept: Iterable[tuple[int, int]]) -> bytes:
     )
 
 
-def _append(path: Path, entries: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+def _append(here: int, entries: bytes) -> None:
+    """Never to a record that had to be made: it would tell of files that went with the old one."""
+    descriptor = os.open(RECORD_NAME, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC, dir_fd=here)
     try:
         while entries:
             entries = entries[os.write(descriptor, entries) :]
@@ -221,9 +241,12 @@ def _append(path: Path, entries: bytes) -> None:
         os.close(descriptor)
 
 
-def _read_record(path: Path, manifest: Manifest) -> Chunks:
+def _read_record(path: Path, manifest: Manifest, here: int | None = None) -> Chunks:
+    """Of the directory `here`, where it is given, whatever lies at its path by now."""
     try:
-        lines = path.read_bytes().split(b"\n")
+        descriptor = os.open(path if here is None else path.name, os.O_RDONLY, dir_fd=here)
+        with open(descriptor, "rb") as record:
+            lines = record.read().split(b"\n")
     except FileNotFoundError:
         return {}
     except OSError as error:

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -98,8 +99,16 @@ class Store:
         doomed = [directory for directory in self._partials() if directory.name != keep]
         doomed = [directory for directory in doomed if _model_of(directory) == name]
         for directory in doomed:
-            shutil.rmtree(directory, ignore_errors=True)
+            self.drop_partial(directory.name)
         return bool(doomed)
+
+    def drop_partial(self, digest: str) -> None:
+        """Delete what was fetched of one checkpoint. Out of sight by one rename first: whoever
+        fetches it begins anew, and whoever is at it meets no half of it."""
+        doomed = self._partial / f".{digest}-{secrets.token_hex(4)}"
+        with suppress(FileNotFoundError):
+            self.partial(digest).rename(doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
 
     def remove(self, name: str, timeout_s: float = LOCK_TIMEOUT_S) -> None:
         """Delete a checkpoint. Processes that have its files open keep them until they close."""
@@ -186,7 +195,8 @@ class Store:
     def _partials(self) -> tuple[Path, ...]:
         if not self._partial.is_dir():
             return ()
-        return tuple(d for d in sorted(self._partial.iterdir()) if (d / MANIFEST_NAME).is_file())
+        here = (d for d in sorted(self._partial.iterdir()) if _DIGEST.fullmatch(d.name))
+        return tuple(d for d in here if (d / MANIFEST_NAME).is_file())
 
     def _discard(self, directory: Path, name: str) -> None:
         """Out of sight by one rename first, so that nobody sees a checkpoint half deleted."""

@@ -166,7 +166,12 @@ def up(
 def join(
     head: Annotated[str, typer.Argument(help="HOST:PORT as `paceline up` printed it.")],
     token: Annotated[
-        str | None, typer.Option(help="As printed there; not needed to come back.")
+        str | None,
+        typer.Option(
+            envvar=upping.TOKEN_VARIABLE,
+            help="As `paceline token` shows it there; -: asked for. Not needed to come back. "
+            "Other users of this machine can read what is on a command line.",
+        ),
     ] = None,
     host: Annotated[
         str | None, typer.Option(help="This machine's address; default: the one towards the head.")
@@ -180,7 +185,7 @@ def join(
     options = JoinOptions(
         home=str(_Target.home.path),
         head=head,
-        token=token,
+        token=upping.read_token(token),
         host=host or address_towards(head),
         port=port,
         node=NodeName(node),
@@ -188,6 +193,16 @@ def join(
         has_ray=has_ray,
     )
     raise typer.Exit(upping.join(options))
+
+
+@app.command()
+def token(json: Json = False) -> None:
+    """The word with which other machines join; only on the head. Who has it is a member."""
+    shown = upping.token(_Target.home)
+    if json:
+        show.as_json({"token": shown})
+    else:
+        show.out.print(shown, markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()

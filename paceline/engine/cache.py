@@ -18,12 +18,12 @@ import msgspec
 import structlog
 from torch import Tensor
 
+from paceline.checkpoint.manifest import CACHE_NAME
 from paceline.engine.quantised import PACKING
 
 SPARE_BYTES = 1 << 30
 """Left free on the disk: others need it more than a cache does."""
 
-_DIRECTORY = "int8"
 _FORMAT = "paceline-int8"
 _HEADER_BYTES = 4096
 
@@ -45,7 +45,7 @@ class UnitCache:
 
     def __init__(self, checkpoint: Path, digest: str) -> None:
         """`digest`: the content identity of the checkpoint."""
-        self._directory = checkpoint / _DIRECTORY
+        self._directory = checkpoint / CACHE_NAME
         self._digest = digest
 
     def read(self, unit: str, memory: Tensor) -> bool:

@@ -52,7 +52,7 @@ def fetch_checkpoint(
     if whole is not None:
         return whole
     directory = store.partial(digest)
-    if _has_all(directory, steps):
+    if _has_all(store, digest, steps):
         return directory
     if not sources:
         raise NobodyGives(f"no node of this cluster gives {model}")
@@ -101,8 +101,9 @@ class _Haulage:
         self._on_progress(Progress(STAGE, self._done_bytes, self._total_bytes, note))
 
 
-def _has_all(directory: Path, steps: Sequence[Step]) -> bool:
+def _has_all(store: Store, digest: str, steps: Sequence[Step]) -> bool:
     """What cannot be read any more is removed, and so fetched again."""
+    directory = store.partial(digest)
     if not (directory / MANIFEST_NAME).is_file():
         return False
     try:
@@ -111,7 +112,7 @@ def _has_all(directory: Path, steps: Sequence[Step]) -> bool:
             return not any(any(partial.missing(step(directory, manifest))) for step in steps)
     except CheckpointError as error:
         log.warning("what was fetched is damaged", directory=str(directory), reason=str(error))
-        shutil.rmtree(directory, ignore_errors=True)
+        store.drop_partial(digest)
         return False
 
 

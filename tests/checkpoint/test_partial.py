@@ -22,6 +22,8 @@ from paceline.checkpoint.chunks import chunk_hash
 from paceline.checkpoint.facts import Checkpoint
 from paceline.checkpoint.import_dir import import_dir
 from paceline.checkpoint.manifest import (
+    CACHE_NAME,
+    MANIFEST_NAME,
     RECORD_NAME,
     Manifest,
     StoredFile,
@@ -171,6 +173,50 @@ def test_a_full_disk_says_so_and_keeps_what_came(tmp_path, manifest, monkeypatch
             with pytest.raises(DiskFull, match="disk is full"):
                 partial.keep(0, 1, piece(1))
     assert Held(tmp_path / "p", manifest).chunks == {0: ((0, 1),)}
+
+
+def test_what_a_failed_sync_lost_is_never_in_the_record(tmp_path, manifest, monkeypatch):
+    """The system tells of it once, and the next sync succeeds."""
+
+    def lost(_: int) -> None:
+        monkeypatch.undo()
+        raise OSError(errno.EIO, "Input/output error")
+
+    partial = Partial(tmp_path / "p", manifest)
+    partial.keep(0, 3, piece(3))
+    monkeypatch.setattr(module.os, "fdatasync", lost)
+    with pytest.raises(CheckpointError, match="cannot be written"):
+        partial.sync()
+    partial.close()
+    assert Held(tmp_path / "p", manifest).chunks == {}
+
+
+def test_a_record_that_outlived_its_files_counts_for_nothing(tmp_path, manifest):
+    """As a removal leaves it that was cut short."""
+    with Partial(tmp_path / "p", manifest) as partial:
+        partial.keep(0, 3, piece(3))
+    (tmp_path / "p" / CACHE_NAME).mkdir()
+    for name in ("a", MANIFEST_NAME):
+        (tmp_path / "p" / name).unlink()
+    with Partial(tmp_path / "p", manifest) as again:
+        assert len(list(again.missing(whole(manifest)))) == 11
+    assert Held(tmp_path / "p", manifest).chunks == {}
+    assert not (tmp_path / "p" / CACHE_NAME).exists()
+
+
+def test_what_goes_into_files_that_were_removed_is_not_in_the_new_record(tmp_path, manifest):
+    store = Store(tmp_path)
+    directory = store.partial(manifest.digest)
+    with Partial(directory, manifest) as early:
+        early.keep(0, 3, piece(3))
+        assert store.drop_partials("m")
+        with Partial(directory, manifest) as late:
+            late.keep(0, 4, piece(4))
+        early.keep(0, 5, piece(5))
+        with pytest.raises(CheckpointError, match="cannot be written"):
+            early.sync()
+    assert Held(directory, manifest).chunks == {0: ((4, 5),)}
+    assert [each.name for each in directory.parent.iterdir()] == [manifest.digest]
 
 
 def test_a_strangers_manifest_is_taken_only_if_it_is_the_one(manifest):
