@@ -97,8 +97,11 @@ def test_a_token_need_not_be_on_the_command_line(tmp_path, words, env, stdin):
 
 
 def test_the_token_is_shown_on_the_head_alone(tmp_path):
-    head = Membership.of_head(Home(tmp_path / "head"))
-    Membership.from_token(head.token).keep(Home(tmp_path / "other"))
+    homes = [Home(tmp_path / name) for name in ("head", "other")]
+    for home in homes:
+        home.create()
+    head = Membership.of_head(homes[0])
+    Membership.from_token(head.token).keep(homes[1])
     assert paceline("token", home=tmp_path / "head").stdout == f"{head.token}\n"
     told = paceline("token", home=tmp_path / "other")
     assert (told.returncode, told.stdout) == (1, "")
