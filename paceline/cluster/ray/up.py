@@ -82,7 +82,8 @@ def run_joined(
     home = Home(options.home)
     with home.lock(), held_port(options.host, options.port) as port:
         membership = _membership(home, options.token)
-        request = JoinRequest(node=options.node, versions=versions())
+        origin = f"{options.host}:{home.path}"
+        request = JoinRequest(node=options.node, versions=versions(), origin=origin)
         welcome = join(control_of(options.head), membership, request, JOIN_S)
         if welcome.ray_address is None:
             raise InvalidRequest(
