@@ -10,9 +10,9 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from getpass import getpass
 
-import psutil
 from msgspec.structs import replace
 
 from paceline.cli import show
@@ -179,30 +179,26 @@ def down(home: Home) -> int | None:
 
 def leave(home: Home) -> int | None:
     """Have this machine's seats given to others, end what runs here and forget the cluster; the
-    pid as `down` gives it. Raises InvalidRequest on the head, and as `down`."""
+    pid as `down` gives it. Raises InvalidRequest on the head, Unavailable, naming who it is, where
+    somebody runs here again, and as `down`."""
     if home.membership.exists() and Membership.of(home).head is not None:
         raise InvalidRequest("this machine is the head of its cluster; `paceline down` ends it")
     pid = _end(home, LEAVE_SIGNAL, LEAVE_WITHIN_S + DOWN_S)
-    home.membership.unlink(missing_ok=True)
+    with home.lock():
+        home.membership.unlink(missing_ok=True)
     return pid
 
 
 def _end(home: Home, number: signal.Signals, within_s: float) -> int | None:
-    info = home.read_run()
-    if info is None or not _lives(info.pid):
+    """The lock says who runs, from the start on; `run.json` comes late and may outlive its pid."""
+    holder = home.holder()
+    if holder is None:
         return None
-    os.kill(info.pid, number)
+    with suppress(ProcessLookupError):
+        os.kill(holder.pid, number)
     deadline = time.monotonic() + within_s
-    while _lives(info.pid):
+    while home.holder() == holder:
         if time.monotonic() > deadline:
-            raise DeadlineExceeded(f"process {info.pid} has not ended within {within_s:g} s")
+            raise DeadlineExceeded(f"process {holder.pid} has not ended within {within_s:g} s")
         time.sleep(0.05)
-    return info.pid
-
-
-def _lives(pid: int) -> bool:
-    """A process that has ended and that its parent has not noticed yet does not live."""
-    try:
-        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
+    return holder.pid
