@@ -49,6 +49,7 @@ def main() -> int:
     configure("gateway", gateway_id, home.log_file("gateway", "gateway"))
     settings = Settings(
         beat_s=options.timing.beat_s,
+        host=options.host,
         api_key=options.api_key or os.environ.get(API_KEY_VARIABLE) or None,
         body_bytes=options.body_limit,
         request_s=options.request_timeout,
