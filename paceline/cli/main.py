@@ -34,6 +34,7 @@ from paceline.cluster.ray.options import (
 )
 from paceline.cluster.ray.up import address_towards, own_address
 from paceline.process.config import read_config
+from paceline.process.exposure import API_KEY_VARIABLE
 from paceline.process.home import Home
 from paceline.types.errors import InvalidRequest, PacelineError, Unavailable
 from paceline.types.ids import NodeName
@@ -81,7 +82,7 @@ def _global(
         str | None, typer.Option(envvar="PACELINE_URL", help="A cluster that runs elsewhere.")
     ] = None,
     api_key: Annotated[
-        str | None, typer.Option(envvar="PACELINE_API_KEY", help="The key it asks for.")
+        str | None, typer.Option(envvar=API_KEY_VARIABLE, help="The key it asks for.")
     ] = None,
 ) -> None:
     _Target.home, _Target.url, _Target.api_key = Home(home), url, api_key
