@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from unittest.mock import Mock
 from urllib.parse import urlsplit
 
 import httpx
@@ -13,7 +14,9 @@ import msgspec
 import pytest
 from fastapi.routing import APIRoute
 
+from paceline.gateway.connections import Crowd
 from paceline.gateway.hosts import is_own_name
+from paceline.gateway.metrics import Metrics
 from tests.gateway.rig import MODEL, QUICK, Rig, rig, say, view
 
 pytestmark = pytest.mark.anyio
@@ -217,6 +220,19 @@ async def test_those_who_only_hold_connections_keep_nobody_out(short: Path) -> N
         finally:
             for _, writer in silent:
                 writer.close()
+
+
+async def test_who_is_dismissed_is_hung_up_on_at_once_and_counts_until_then() -> None:
+    crowd = Crowd(msgspec.structs.replace(QUICK, max_connections=1), Metrics())
+    first, second, third = guests = [Mock(client=("h", 1)) for _ in range(3)]
+    crowd.enter(first)
+    crowd.enter(second)
+    first.transport.abort.assert_called_once_with()
+    crowd.enter(third)
+    second.transport.abort.assert_called_once_with()
+    for guest in guests[:2]:
+        crowd.leave(guest)
+    third.transport.abort.assert_not_called()
 
 
 async def test_when_all_are_at_work_one_more_is_sent_away(short: Path) -> None:
