@@ -34,6 +34,7 @@ from paceline.cluster.ray.options import (
 )
 from paceline.cluster.ray.up import address_towards, own_address
 from paceline.process.config import read_config
+from paceline.process.exposure import API_KEY_VARIABLE
 from paceline.process.home import Home
 from paceline.types.errors import InvalidRequest, PacelineError, Unavailable
 from paceline.types.ids import NodeName
@@ -81,7 +82,7 @@ def _global(
         str | None, typer.Option(envvar="PACELINE_URL", help="A cluster that runs elsewhere.")
     ] = None,
     api_key: Annotated[
-        str | None, typer.Option(envvar="PACELINE_API_KEY", help="The key it asks for.")
+        str | None, typer.Option(envvar=API_KEY_VARIABLE, help="The key it asks for.")
     ] = None,
 ) -> None:
     _Target.home, _Target.url, _Target.api_key = Home(home), url, api_key
@@ -166,7 +167,12 @@ def up(
 def join(
     head: Annotated[str, typer.Argument(help="HOST:PORT as `paceline up` printed it.")],
     token: Annotated[
-        str | None, typer.Option(help="As printed there; not needed to come back.")
+        str | None,
+        typer.Option(
+            envvar=upping.TOKEN_VARIABLE,
+            help="As `paceline token` shows it there; -: asked for. Not needed to come back. "
+            "Other users of this machine can read what is on a command line.",
+        ),
     ] = None,
     host: Annotated[
         str | None, typer.Option(help="This machine's address; default: the one towards the head.")
@@ -180,7 +186,7 @@ def join(
     options = JoinOptions(
         home=str(_Target.home.path),
         head=head,
-        token=token,
+        token=upping.read_token(token),
         host=host or address_towards(head),
         port=port,
         node=NodeName(node),
@@ -188,6 +194,16 @@ def join(
         has_ray=has_ray,
     )
     raise typer.Exit(upping.join(options))
+
+
+@app.command()
+def token(json: Json = False) -> None:
+    """The word with which other machines join; only on the head. Who has it is a member."""
+    shown = upping.token(_Target.home)
+    if json:
+        show.as_json({"token": shown})
+    else:
+        show.out.print(shown, markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()

@@ -6,11 +6,13 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
+from getpass import getpass
 
-import psutil
 from msgspec.structs import replace
 
 from paceline.cli import show
@@ -31,6 +33,8 @@ from paceline.types.join import Welcome
 
 RETRY_S = 1.0
 DOWN_S = 10.0
+TOKEN_VARIABLE = "PACELINE_TOKEN"
+"""Only the owner of a process reads its environment; a command line is everybody's."""
 
 QUIET_KINDS = frozenset({"task_ended", "order"})
 """Kinds of event that `paceline events` shows and a person watching `up` need not see."""
@@ -48,10 +52,15 @@ def up_head(options: HeadOptions, models: Sequence[str]) -> int:
     home = _prepared(options.home, models)
     options = replace(options, api_key=_api_key(home, options.host, options.api_key))
 
-    def on_token(address: str, token: str) -> None:
-        show.out.print("Other machines join with:")
+    def on_token(address: str, token: str, is_new: bool) -> None:
+        if is_new:
+            show.out.print("Other machines join with (`paceline token` shows the token again):")
+            line = f"{TOKEN_VARIABLE}={token} paceline join {address}"
+        else:
+            show.out.print("Other machines join with the token that `paceline token` shows:")
+            line = f"paceline join {address} --token -"
         # In one line whatever the width of the terminal, to be copied whole.
-        show.out.print(f"  paceline join {address} --token {token}", soft_wrap=True, markup=False)
+        show.out.print(f"  {line}", soft_wrap=True, markup=False)
 
     return run_head(options, on_token, _watcher(home, models))
 
@@ -64,6 +73,23 @@ def join(options: JoinOptions) -> int:
         show.line(f"{options.node} joins {welcome.cluster_id} at {options.head}")
 
     return run_joined(options, on_welcome, _watcher(home, ()))
+
+
+def read_token(given: str | None) -> str | None:
+    """The token itself where `-` asks for it; our children are not told it."""
+    os.environ.pop(TOKEN_VARIABLE, None)
+    if given != "-":
+        return given
+    return getpass("token: ") if sys.stdin.isatty() else sys.stdin.readline()
+
+
+def token(home: Home) -> str:
+    """With which others join the cluster of this home. Raises InvalidRequest elsewhere than on the
+    head, Unavailable where there is no cluster."""
+    membership = Membership.of(home)
+    if membership.head is None:
+        raise InvalidRequest("the head of this cluster is elsewhere; `paceline token` works there")
+    return membership.token
 
 
 def _prepared(path: str, models: Sequence[str]) -> Home:
@@ -153,30 +179,26 @@ def down(home: Home) -> int | None:
 
 def leave(home: Home) -> int | None:
     """Have this machine's seats given to others, end what runs here and forget the cluster; the
-    pid as `down` gives it. Raises InvalidRequest on the head, and as `down`."""
+    pid as `down` gives it. Raises InvalidRequest on the head, Unavailable, naming who it is, where
+    somebody runs here again, and as `down`."""
     if home.membership.exists() and Membership.of(home).head is not None:
         raise InvalidRequest("this machine is the head of its cluster; `paceline down` ends it")
     pid = _end(home, LEAVE_SIGNAL, LEAVE_WITHIN_S + DOWN_S)
-    home.membership.unlink(missing_ok=True)
+    with home.lock():
+        home.membership.unlink(missing_ok=True)
     return pid
 
 
 def _end(home: Home, number: signal.Signals, within_s: float) -> int | None:
-    info = home.read_run()
-    if info is None or not _lives(info.pid):
+    """The lock says who runs, from the start on; `run.json` comes late and may outlive its pid."""
+    holder = home.holder()
+    if holder is None:
         return None
-    os.kill(info.pid, number)
+    with suppress(ProcessLookupError):
+        os.kill(holder.pid, number)
     deadline = time.monotonic() + within_s
-    while _lives(info.pid):
+    while home.holder() == holder:
         if time.monotonic() > deadline:
-            raise DeadlineExceeded(f"process {info.pid} has not ended within {within_s:g} s")
+            raise DeadlineExceeded(f"process {holder.pid} has not ended within {within_s:g} s")
         time.sleep(0.05)
-    return info.pid
-
-
-def _lives(pid: int) -> bool:
-    """A process that has ended and that its parent has not noticed yet does not live."""
-    try:
-        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
+    return holder.pid

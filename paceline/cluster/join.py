@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import msgspec
 import zmq
+from msgspec.structs import replace
 from zmq.utils.monitor import recv_monitor_message
 
 from paceline.transport.answers import error_of
@@ -17,7 +18,13 @@ from paceline.transport.control import ControlClient
 from paceline.transport.membership import Membership
 from paceline.transport.sockets import Context
 from paceline.types.control import Answer, Ask, ToGateway
-from paceline.types.errors import DeadlineExceeded, InvalidRequest, PacelineError, Unavailable
+from paceline.types.errors import (
+    DeadlineExceeded,
+    InvalidRequest,
+    PacelineError,
+    Settling,
+    Unavailable,
+)
 from paceline.types.ids import fresh_id
 from paceline.types.join import JOIN, JoinRequest, Welcome
 
@@ -45,7 +52,8 @@ def join(
     """Asks the head at `address` (tcp://HOST:PORT) for a node's place.
 
     Raises NotOurs; InvalidRequest for other versions or an impossible name; Unavailable when
-    nobody is there or the name is taken; DeadlineExceeded when a head is there and says nothing.
+    nobody is there or the name is taken; Settling when a head that has just started is not ready
+    in time; DeadlineExceeded when a head is there and says nothing.
     """
     name = fresh_id("joiner")
     with ControlClient[ToGateway](address, name, ToGateway, membership, context=context) as client:
@@ -66,6 +74,7 @@ def _ask(
 ) -> Welcome:
     ask = Ask(number=1, verb=JOIN, body=msgspec.to_builtins(request))
     deadline, ask_at = clock() + timeout_s, clock()
+    settling: PacelineError | None = None
     while clock() < deadline:
         door.look()
         if door.refused or door.closed >= CLOSED_ENOUGH:
@@ -74,9 +83,14 @@ def _ask(
             ask_at = clock() + ASK_AGAIN_S
         client.socket.poll(round(LOOK_S * 1000))
         for message in client.receive():
-            if isinstance(message, Answer) and message.number == ask.number:
+            if not isinstance(message, Answer) or message.number != ask.number:
+                continue
+            try:
                 return _welcome(message)
-    raise door.silence(address, timeout_s)
+            except Settling as error:
+                # Under the same number it would be answered with the same words.
+                settling, ask = error, replace(ask, number=ask.number + 1)
+    raise settling or door.silence(address, timeout_s)
 
 
 def _welcome(answer: Answer) -> Welcome:
@@ -119,7 +133,7 @@ class _Door:
         if self.refused:
             return (
                 f"the head at {address} does not take this token: its keys were made anew since; "
-                "copy the token that `paceline up` prints now"
+                "copy the token that `paceline token` shows there"
             )
         return (
             f"who answers at {address} is not the head that this token names, and was told "

@@ -100,6 +100,7 @@ class Desk:
         self._clock = clock
         self._timing = timing
         self._tiers = tiers
+        self._welcomed = joining.Welcomed()
         self._verbs: Mapping[str, tuple[type, Callable[[Any], Any]]] = {
             "instances.create": (CreateBody, self._create),
             "instances.list": (NoBody, self._list),
@@ -268,7 +269,10 @@ class Desk:
         return task_view(entry)
 
     def _join(self, body: JoinRequest) -> Welcome:
-        joining.check(body, self._house.versions, self._facts(), self._clock(), self._timing)
+        facts, now = self._facts(), self._clock()
+        joining.check(body, self._house.versions, facts, now, self._timing)
+        self._welcomed.check(body, facts, now)
+        self._welcomed.give(body, now)
         self._events.add("joins", f"{body.node} joins, with {told(body.versions)}")
         return Welcome(
             cluster_id=self._book.cluster_id,

@@ -25,7 +25,8 @@ from paceline.controller.record import RECORDS
 from paceline.controller.routing import routes
 from paceline.controller.store import Store
 from paceline.process.logs import get_logger
-from paceline.types.control import Answer, Ask, Routes, ToController
+from paceline.transport.sparing import Sparing
+from paceline.types.control import Answer, Ask, NodeBeat, Routes, ToController
 from paceline.types.errors import Unavailable
 from paceline.types.join import House
 from paceline.types.policy import DEFAULT_TIERS, Tier
@@ -67,6 +68,7 @@ class Controller:
         self._observer = Observer(book.cluster_id, clock(), timing)
         self._actor = Actor(book, cluster, post, forget=store.remove, pull=models.pull)
         self._desk = Desk(book, store, models, events, self.facts, clock, timing, tiers, house)
+        self._sparing = Sparing(clock)
         self._answers: OrderedDict[tuple[str, int], Answer] = OrderedDict()
         self._routes: Routes | None = None
         self._routes_at = 0.0
@@ -91,8 +93,8 @@ class Controller:
         """A message from a peer. An ask is answered at once, a repeated one with the same words."""
         if isinstance(message, Ask):
             self._post(peer, self._answer(peer, message))
-        else:
-            self._observer.take(message, self._clock())
+        elif not self._observer.take(message, self._clock()) and isinstance(message, NodeBeat):
+            self._mind_namesake(message)
 
     def step(self) -> float:
         """Decides and acts until there is no more to do now. Returns when to look again."""
@@ -115,6 +117,16 @@ class Controller:
             self.events.add("restless", sentence)
         self._publish(facts, now)
         return next_wake
+
+    def _mind_namesake(self, refused: NodeBeat) -> None:
+        node, living = refused.facts, self._observer.shares_name(refused, self._clock())
+        if living is not None and self._sparing.may_say((node.name, node.incarnation)):
+            sentence = (
+                f"two nodes are named {node.name}: the one on {living.host} (process {living.pid}) "
+                f"started later and is heard, the one on {node.host} (process {node.pid}) is not; "
+                "end one, and join it under another name"
+            )
+            self.events.add("namesake", sentence)
 
     def _mind_other_terms(self, facts: Facts) -> None:
         """Who heeds a newer controller, one that took its term in our store, is not ours any more.

@@ -105,6 +105,18 @@ class Observer:
             case GatewayBeat(facts=gateway):
                 return self._take_gateway(gateway, beat.number, now)
 
+    def shares_name(self, beat: NodeBeat, now: float) -> NodeFacts | None:
+        """Who lives under the name of this beat's node, and is another."""
+        before = self._nodes.get(beat.facts.name)
+        if (
+            before is None
+            or beat.facts.cluster_id != self._cluster_id
+            or beat.facts.incarnation == before.facts.incarnation
+            or self._silence_s(before, now) > self._timing.lost_s
+        ):
+            return None
+        return before.facts
+
     def facts(
         self, models: Mapping[str, ModelSeen], now: float, keep: Collection[RunnerId] = ()
     ) -> Facts:

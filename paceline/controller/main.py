@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from paceline.cluster.agents import AgentCluster
-from paceline.cluster.parent.commands import API_KEY_VARIABLE
 from paceline.controller.controller import Controller, open_book
 from paceline.controller.events import EventLog
 from paceline.controller.models import Models
 from paceline.controller.store import Store
 from paceline.process.child import install_stop_signals, watch_parent
 from paceline.process.descriptors import allow_descriptors
+from paceline.process.exposure import API_KEY_VARIABLE
 from paceline.process.home import Home
 from paceline.process.logs import configure, get_logger
 from paceline.process.runtime import control_address

@@ -18,7 +18,7 @@ from paceline.gateway.settings import Settings
 from paceline.gateway.texts import bring_texts
 from paceline.process.child import install_stop_signals, watch_parent
 from paceline.process.descriptors import allow_descriptors
-from paceline.process.exposure import check_exposure
+from paceline.process.exposure import API_KEY_VARIABLE, check_exposure
 from paceline.process.home import Home
 from paceline.process.logs import configure, get_logger
 from paceline.process.runtime import control_address
@@ -32,7 +32,6 @@ from paceline.types.facts import DriverLink, GatewayFacts
 from paceline.types.ids import GatewayId, fresh_id
 from paceline.types.timing import DEFAULT_TIMING, read_timing
 
-API_KEY_VARIABLE = "PACELINE_API_KEY"
 FAILED, USED_WRONGLY = 1, 2
 STOP_LOOK_S = 0.05
 
@@ -49,6 +48,7 @@ def main() -> int:
     configure("gateway", gateway_id, home.log_file("gateway", "gateway"))
     settings = Settings(
         beat_s=options.timing.beat_s,
+        host=options.host,
         api_key=options.api_key or os.environ.get(API_KEY_VARIABLE) or None,
         body_bytes=options.body_limit,
         request_s=options.request_timeout,

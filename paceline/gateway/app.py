@@ -25,6 +25,7 @@ from paceline.gateway.errors import (
     shape_of,
 )
 from paceline.gateway.health import Health
+from paceline.gateway.hosts import LoopbackGuard
 from paceline.gateway.library import Library
 from paceline.gateway.links import Dial
 from paceline.gateway.metrics import Metrics
@@ -111,7 +112,9 @@ def create_app(gateway: Gateway) -> FastAPI:
     app.include_router(Admin(gateway.control, settings).router())
     app.include_router(Health(gateway.drivers, metrics).router())
     _shape_errors(app, metrics)
-    if settings.api_key is not None:
+    if settings.api_key is None:
+        app.add_middleware(LoopbackGuard, host=settings.host, metrics=metrics)
+    else:
         app.add_middleware(ApiKeyGuard, api_key=settings.api_key, metrics=metrics)
     return app
 

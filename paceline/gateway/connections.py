@@ -46,9 +46,10 @@ class Crowd:
         self._silent.pop(guest, None)
 
     def dismiss(self, guest: Guest, reason: str) -> None:
+        """It counts until the transport says that it is gone: at once, with nothing sent before."""
         self.note(guest, reason)
-        self.leave(guest)
-        guest.transport.close()
+        self._silent.pop(guest, None)
+        guest.transport.abort()
 
     def note(self, guest: Guest, reason: str) -> None:
         self._metrics.dismissed.labels(reason).inc()
@@ -100,7 +101,10 @@ class Guest(H11Protocol):
 
     def _time_is_over(self) -> None:
         self._timer = None
-        self._crowd.dismiss(self, "slow_head")
+        if self.transport.get_write_buffer_size():
+            self._mind_time()  # the last answer is still on its way
+        else:
+            self._crowd.dismiss(self, "slow_head")
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

@@ -62,6 +62,12 @@ class ClientGone(PacelineError):
     code = "client_gone"
 
 
+class ForeignHost(PacelineError):
+    """The request calls this machine by a name that is not its own."""
+
+    code = "foreign_host"
+
+
 class StreamFailed(PacelineError):
     """A driver gave up on the stream for a reason that lies in the stream."""
 
@@ -87,6 +93,7 @@ SHAPES: dict[str, Shape] = {
     "context_length_exceeded": Shape(400, _INVALID),
     "chat_template_missing": Shape(400, _INVALID),
     "invalid_api_key": Shape(401, _INVALID),
+    "foreign_host": Shape(403, _INVALID),
     "not_found": Shape(404, _INVALID),
     "model_not_found": Shape(404, _INVALID),
     "method_not_allowed": Shape(405, _INVALID),

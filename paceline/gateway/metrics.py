@@ -50,7 +50,7 @@ class Metrics:
             "requests_rejected", "Requests that ended in an error.", "code"
         )
         self.dismissed = self._counter(
-            "connections_dismissed", "Connections closed before they made a request.", "reason"
+            "connections_dismissed", "Connections closed while they had no request.", "reason"
         )
         self.resubmissions = self._counter(
             "stream_resubmissions", "Streams submitted again after their driver was left.", "reason"

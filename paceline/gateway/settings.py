@@ -6,6 +6,8 @@ import msgspec
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    host: str = "localhost"
+    """Where it listens, as it was told."""
     api_key: str | None = None
     """What clients must present on every route but /health; None admits everyone who can reach
     the gateway, which then is only this machine."""

@@ -11,6 +11,8 @@ from paceline.process.files import write_whole
 from paceline.process.home import Home
 from paceline.types.errors import InvalidRequest, Unavailable
 
+API_KEY_VARIABLE = "PACELINE_API_KEY"
+"""How processes are told the key: not on the command line, which others can read."""
 KEY_BYTES = 32
 
 
@@ -37,7 +39,7 @@ def check_exposure(host: str, api_key: str | None) -> None:
     if not api_key and not is_loopback(host):
         raise InvalidRequest(
             f"everyone who reaches {host} could use and end this cluster: give an API key "
-            "(PACELINE_API_KEY), or listen at 127.0.0.1"
+            f"({API_KEY_VARIABLE}), or listen at 127.0.0.1"
         )
 
 
@@ -46,6 +48,10 @@ def kept_api_key(home: Home) -> ApiKey:
     path = home.api_key
     try:
         if path.exists() and (kept := path.read_text().strip()):
+            if path.stat().st_mode & 0o077:
+                raise Unavailable(
+                    f"{path} is open to others: remove it for a new key, or run `chmod 600 {path}`"
+                )
             return ApiKey(kept, is_new=False)
         made = f"pl-{secrets.token_urlsafe(KEY_BYTES)}"
         write_whole(path, f"{made}\n".encode())

@@ -14,7 +14,8 @@ T = TypeVar("T")
 
 def write_whole(path: Path, data: bytes) -> None:
     """Replaces the file by `data`, readable by its owner alone; a reader sees the old bytes or
-    the new ones, also after a power cut. Raises OSError and then leaves nothing behind."""
+    the new ones, also after a power cut, and the new ones once this has returned. Raises OSError,
+    and then leaves nothing else behind."""
     fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
@@ -23,9 +24,19 @@ def write_whole(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(fd)
         fresh.replace(path)
+        _sync(path.parent)
     except OSError:
         fresh.unlink(missing_ok=True)
         raise
+
+
+def _sync(directory: Path) -> None:
+    """Until then a power cut may give a name back its old file."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def read_struct(path: Path, kind: type[T]) -> T | None:

@@ -92,6 +92,23 @@ class Home:
     def remove_run(self) -> None:
         self._run.unlink(missing_ok=True)
 
+    def holder(self) -> Holder | None:
+        """Who holds the home now, by the kernel's word. Raises Unavailable where that one could
+        not write down who it is."""
+        try:
+            fd = os.open(self._lock, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if holder := read_struct(self._lock, Holder):
+                return holder
+            raise Unavailable(self._refusal()) from None
+        finally:
+            os.close(fd)
+        return None
+
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Holds the home for as long as this process lives or the block lasts.

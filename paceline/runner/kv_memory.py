@@ -31,6 +31,6 @@ class KvMemory:
             self._full_pages = full_pages
 
     def take(self, generations: Set[str]) -> Mapping[int, PageKey]:
-        """What all ranks of a new line still have; the taker answers for it from now on."""
-        taken, self._full_pages = self._full_pages, {}
-        return taken if generations == {self.generation} else {}
+        """What all ranks of a new line still have. It stays known until that line writes: one that
+        breaks before its first step has taken nothing away."""
+        return self._full_pages if generations == {self.generation} else {}

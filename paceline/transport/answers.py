@@ -12,6 +12,7 @@ ERRORS: dict[str, type[PacelineError]] = {
         errors.InvalidRequest,
         errors.NotFound,
         errors.Unavailable,
+        errors.Settling,
         errors.DeadlineExceeded,
         errors.CheckpointError,
         errors.EngineError,

@@ -40,6 +40,12 @@ class QueueFull(Unavailable):
         self.retry_after_s = retry_after_s
 
 
+class Settling(Unavailable):
+    """The controller has just started and does not know yet who lives (HTTP 503)."""
+
+    code = "settling"
+
+
 class DeadlineExceeded(PacelineError):
     """The other side did not answer in time (HTTP 504)."""
 

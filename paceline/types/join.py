@@ -29,6 +29,8 @@ class JoinRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     node: NodeName
     versions: Versions
+    origin: str = ""
+    """Address and home: who asks again from there may have the name that was just given away."""
 
 
 class Welcome(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,17 +4,23 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
 from paceline.cli.sizes import parse_bytes
+from paceline.process.home import Home
+from paceline.transport.membership import Membership
 from tests.support.cluster import MODEL, local_cluster
 from tests.support.models import smollm2_dir
 from tests.support.small import SMALL, write_small
 
 
-def paceline(*words: str, home: Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
+def paceline(
+    *words: str, home: Path, stdin: str = "", env: Mapping[str, str] = MappingProxyType({})
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "paceline.cli.main", "--home", str(home), *words],
         capture_output=True,
@@ -22,7 +28,7 @@ def paceline(*words: str, home: Path, stdin: str = "") -> subprocess.CompletedPr
         input=stdin,
         timeout=120,
         check=False,
-        env=os.environ | {"COLUMNS": "200", "TERM": "dumb"},
+        env=os.environ | {"COLUMNS": "200", "TERM": "dumb"} | env,
     )
 
 
@@ -36,7 +42,9 @@ def home(tmp_path) -> Path:
 def test_help_names_every_command(tmp_path):
     shown = paceline("--help", home=tmp_path)
     assert shown.returncode == 0
-    commands = "up join leave down run chaos ps nodes drain models pull import rm place status"
+    commands = (
+        "up join token leave down run chaos ps nodes drain models pull import rm place status"
+    )
     commands += " events doctor"
     assert all(command in shown.stdout for command in commands.split())
 
@@ -75,6 +83,29 @@ def test_what_cannot_be_joined_is_refused_with_what_to_do(tmp_path, words, why):
     assert told.returncode == 1
     # As wide as the terminal is, words may be apart by a line's end.
     assert why in " ".join(told.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "env", "stdin"),
+    [([], {"PACELINE_TOKEN": "a word"}, ""), (["--token", "-"], {}, "a word\n")],
+)
+def test_a_token_need_not_be_on_the_command_line(tmp_path, words, env, stdin):
+    pytest.importorskip("ray", reason="the extra `ray` is not installed")
+    told = paceline("join", "127.0.0.1:1", *words, home=tmp_path, stdin=stdin, env=env)
+    assert told.returncode == 1
+    assert "that is no token" in " ".join(told.stderr.split())
+
+
+def test_the_token_is_shown_on_the_head_alone(tmp_path):
+    homes = [Home(tmp_path / name) for name in ("head", "other")]
+    for home in homes:
+        home.create()
+    head = Membership.of_head(homes[0])
+    Membership.from_token(head.token).keep(homes[1])
+    assert paceline("token", home=tmp_path / "head").stdout == f"{head.token}\n"
+    told = paceline("token", home=tmp_path / "other")
+    assert (told.returncode, told.stdout) == (1, "")
+    assert "elsewhere" in told.stderr
 
 
 def test_leaving_no_cluster_is_done(tmp_path):

@@ -5,15 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+from msgspec.structs import replace
 
 from paceline.checkpoint.manifest import MANIFEST_NAME
 from paceline.checkpoint.store import Store
 from paceline.controller.api import MAX_INSTANCES
 from paceline.controller.book import InstanceBook
+from paceline.controller.joining import WELCOME_S
 from paceline.controller.operator import MAX_LIVE
-from paceline.types.control import Answer, Ask
+from paceline.process.versions import versions
+from paceline.types.control import Answer, Ask, NodeBeat
+from paceline.types.ids import NodeName
 from paceline.types.instance import InstanceWish
+from paceline.types.join import JOIN, JoinRequest
+from paceline.types.timing import DEFAULT_TIMING
 from tests.simulation.models import OnDisk
 from tests.simulation.world import World
 
@@ -181,6 +188,44 @@ def test_there_is_a_bound_on_wishes(person: Person) -> None:
     answer = person.ask("instances.create", model="smol")
     assert answer.error == "invalid_request"
     assert str(MAX_INSTANCES) in answer.body["message"]
+
+
+# --- joining -------------------------------------------------------------------------------------
+
+
+def join(person: Person, node: str = "new", origin: str = "h1:/home") -> Answer:
+    request = JoinRequest(node=NodeName(node), versions=versions(), origin=origin)
+    return person.ask(JOIN, **msgspec.to_builtins(request))
+
+
+def test_nobody_joins_before_the_living_have_shown_themselves(person: Person) -> None:
+    assert join(person).error == "settling"
+    person.world.run(DEFAULT_TIMING.settle_s)
+    assert not join(person).error
+
+
+def test_a_name_is_given_away_once(person: Person) -> None:
+    person.world.run(DEFAULT_TIMING.settle_s)
+    assert not join(person).error
+    person.world.run(5.0)
+    refused = join(person, origin="h2:/home")
+    assert refused.error == "unavailable"
+    assert "was given to h1:/home 5.0 s ago" in refused.body["message"]
+    assert not join(person).error, "the same machine may try again"
+    assert not join(person, "other", origin="h2:/home").error
+    person.world.run(WELCOME_S)
+    assert not join(person, origin="h2:/home").error
+
+
+def test_of_two_nodes_with_one_name_the_earlier_is_told_of_once(person: Person) -> None:
+    controller = person.world.controller
+    living = controller.facts().nodes[NodeName("node-1")].facts
+    for number in (1, 2):
+        clone = replace(living, incarnation="clone", host="h9", started_at=living.started_at - 1)
+        controller.take("node:node-1:clone", NodeBeat(clone, number=number))
+    (told,) = [e for e in person.told("events") if e["kind"] == "namesake"]
+    assert "two nodes are named node-1" in told["sentence"]
+    assert "the one on h9" in told["sentence"]
 
 
 SEATS = (("node-1", 0, 10), ("node-2", 10, 30))

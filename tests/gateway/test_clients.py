@@ -22,7 +22,7 @@ pytestmark = pytest.mark.anyio
 
 def request_bytes(**options: object) -> bytes:
     body = json.dumps({"model": MODEL, "prompt": "a", "max_tokens": 400, **options}).encode()
-    return b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (
+    return b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s" % (
         len(body),
         body,
     )

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from unittest.mock import Mock
 from urllib.parse import urlsplit
 
 import httpx
@@ -13,6 +14,9 @@ import msgspec
 import pytest
 from fastapi.routing import APIRoute
 
+from paceline.gateway.connections import Crowd
+from paceline.gateway.hosts import is_own_name
+from paceline.gateway.metrics import Metrics
 from tests.gateway.rig import MODEL, QUICK, Rig, rig, say, view
 
 pytestmark = pytest.mark.anyio
@@ -103,6 +107,36 @@ async def test_every_route_but_health_asks_for_the_key(
 
 
 @pytest.mark.parametrize(
+    ("host", "admitted"),
+    [
+        ("localhost", True),
+        ("LocalHost:8000", True),
+        ("127.0.0.1:1", True),
+        ("127.8.8.8", True),
+        ("[::1]:8000", True),
+        ("my-alias:8000", True),
+        ("rebound.example:8000", False),
+        ("127.0.0.1.rebound.example", False),
+        ("192.0.2.1", False),
+        ("[::1", False),
+        ("", False),
+    ],
+)
+def test_which_names_are_of_this_machine_alone(host: str, admitted: bool) -> None:
+    assert is_own_name(host, {"localhost", "my-alias"}) == admitted
+
+
+async def test_a_page_whose_name_was_made_to_point_here_reads_nothing(short: Path) -> None:
+    foreign = {"Host": "rebound.example"}
+    async with rig(short) as r:
+        assert (await r.http.get("/v1/models", headers=foreign)).status_code == 403
+        assert await counted(r, "requests_rejected", 'code="foreign_host"') == 1
+    async with rig(short, KEYED) as r:
+        response = await r.http.get("/v1/models", headers=foreign | WITH_KEY)
+        assert response.status_code == 200, "who asks for a key may have any name"
+
+
+@pytest.mark.parametrize(
     "target",
     [
         "/health/../metrics",
@@ -118,7 +152,7 @@ async def test_every_route_but_health_asks_for_the_key(
 )
 async def test_no_path_looks_like_health_and_is_another(short: Path, target: str) -> None:
     async with rig(short, KEYED) as r:
-        head = f"GET {target} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
+        head = f"GET {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
         answer = await asked(r, head.encode())
         assert answer.startswith((b"HTTP/1.1 401", b"HTTP/1.1 400"))
         assert b"paceline_" not in answer
@@ -127,7 +161,7 @@ async def test_no_path_looks_like_health_and_is_another(short: Path, target: str
 async def test_the_body_of_a_stranger_is_not_read(short: Path) -> None:
     async with rig(short, KEYED) as r, raw(r) as (reader, writer):
         writer.write(
-            b"POST /v1/completions HTTP/1.1\r\nHost: h\r\nContent-Length: 9999999\r\n\r\n{"
+            b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999999\r\n\r\n{"
         )
         async with asyncio.timeout(10):
             answer = await reader.read()
@@ -188,6 +222,19 @@ async def test_those_who_only_hold_connections_keep_nobody_out(short: Path) -> N
                 writer.close()
 
 
+async def test_who_is_dismissed_is_hung_up_on_at_once_and_counts_until_then() -> None:
+    crowd = Crowd(msgspec.structs.replace(QUICK, max_connections=1), Metrics())
+    first, second, third = guests = [Mock(client=("h", 1)) for _ in range(3)]
+    crowd.enter(first)
+    crowd.enter(second)
+    first.transport.abort.assert_called_once_with()
+    crowd.enter(third)
+    second.transport.abort.assert_called_once_with()
+    for guest in guests[:2]:
+        crowd.leave(guest)
+    third.transport.abort.assert_not_called()
+
+
 async def test_when_all_are_at_work_one_more_is_sent_away(short: Path) -> None:
     few = msgspec.structs.replace(QUICK, max_connections=2)
     async with rig(short, few) as r:
@@ -210,11 +257,11 @@ NOISE: list[bytes] = [
     b"\x00" * 64 + b"\r\n\r\n",
     b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(64) + b"\r\n\r\n",
     b"\xff" + bytes(8) + b"\x7f\x03\x01CURVE" + bytes(47) + b"\r\n\r\n",
-    b"GET / HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
-    b"GET / HTTP/1.1\r\nHost: h\r\nContent-Length: -1\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n",
     b"GET / HTTP/1.1\r\n\r\n",
-    b"GET /\xff HTTP/1.1\r\nHost: h\r\n\r\n",
-    b"GET / HTTP/1.1\r\nHost: h\r\n" + b"x: " + b"y" * 40_000,
+    b"GET /\xff HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: localhost\r\n" + b"x: " + b"y" * 40_000,
     b"GET /" + b"y" * 40_000,
 ]
 
@@ -279,7 +326,7 @@ async def test_a_path_is_one_name_however_it_is_written(short: Path) -> None:
     async with rig(short) as r:
         r.control.answers = {"instances.get": dict}
         for path in ("/api/instances/..%2f..%2fsecret", "/api/instances/%2e%2e", "/v1/models/../x"):
-            head = f"GET {path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
+            head = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
             status = (await asked(r, head.encode())).split(b" ", 2)[1]
             assert status in (b"404", b"200")
         assert r.control.asked == [("instances.get", {"id": ".."})]

@@ -57,3 +57,11 @@ def test_the_key_is_made_once_and_its_owners_alone(tmp_path: Path) -> None:
 def test_a_home_that_keeps_nothing(tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match="cannot keep an API key"):
         kept_api_key(Home(tmp_path / "nowhere"))
+
+
+def test_a_key_that_others_can_read_is_not_used(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    kept_api_key(home)
+    home.api_key.chmod(0o640)
+    with pytest.raises(Unavailable, match="open to others"):
+        kept_api_key(home)

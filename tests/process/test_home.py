@@ -60,6 +60,20 @@ def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.M
     assert (tmp_path / "f").read_bytes() == b"old"
 
 
+def test_the_directory_is_synced_once_it_has_the_new_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[tuple[str, bool]] = []
+
+    def note(fd: int) -> None:
+        synced.append((str(Path(f"/proc/self/fd/{fd}").readlink()), (tmp_path / "f").exists()))
+
+    monkeypatch.setattr(os, "fsync", note)
+    write_whole(tmp_path / "f", b"new")
+    assert [there for _, there in synced] == [False, True]
+    assert synced[-1] == (str(tmp_path), True)
+
+
 def test_cluster_id_is_made_once(tmp_path: Path) -> None:
     made = Home(tmp_path).cluster_id()
     assert made.startswith("cluster-")

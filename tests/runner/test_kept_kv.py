@@ -42,9 +42,12 @@ def test_pages_are_kept_where_all_ranks_name_the_same_driver() -> None:
     assert kept({3: b"k"}).take({"B"}) == {}
 
 
-def test_pages_are_handed_out_once() -> None:
+def test_a_line_that_breaks_before_its_first_step_loses_nothing() -> None:
     memory = kept({3: b"k"})
     memory.take({"A"})
+    memory.left_by("B", {})
+    assert memory.take({"A"}) == {3: b"k"}
+    memory.written_by("B")
     assert memory.take({"A"}) == {}
 
 

@@ -22,7 +22,7 @@ PACELINE = (sys.executable, "-m", "paceline.cli.main")
 ROOT = Path(__file__).parents[2]
 NAMES = ("first", "second", "third")
 MEMORY = "1500MiB"
-JOIN = re.compile(r"paceline join (\S+) --token (\S+)")
+JOIN = re.compile(r"PACELINE_TOKEN=(\S+) paceline join (\S+)")
 START_S = 60.0
 
 
@@ -87,7 +87,7 @@ class Fleet(Served):
         self.head, *others = machines
         self.start_head()
         found = _wait(lambda: JOIN.search(self.head.said()), self.head.said)
-        self._joining = ("join", found[1], "--token", found[2])
+        self._joining = ("join", found[2], "--token", found[1])
         super().__init__(self.head.home, self.head.wait_ready())
         for other in others:
             self.join(other)

@@ -9,12 +9,11 @@ from pathlib import Path
 import msgspec
 
 from paceline.cluster.parent.status import Command
+from paceline.process.exposure import API_KEY_VARIABLE
 from paceline.process.memory import MachineMemory
 from paceline.types.policy import Tier
 from paceline.types.timing import Timing
 
-API_KEY_VARIABLE = "PACELINE_API_KEY"
-"""How children are told the key: not on the command line, which others can read."""
 HEADROOM_BYTES = 2**30
 """Left to the controller, the gateway, the agents and the rest of the machine."""
 

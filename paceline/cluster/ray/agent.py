@@ -49,7 +49,11 @@ class Actors:
             if awaited.poll() is not None:
                 self._awaited.pop(name, None)
         self._awaited[runner_id] = runner
-        runner.give_up = self._session.make(runner_id, arguments, runner.failed)
+        try:
+            runner.give_up = self._session.make(runner_id, arguments, runner.failed)
+        except BlockingIOError:
+            self._awaited.pop(runner_id, None)
+            raise
         return runner
 
     def close(self) -> None:

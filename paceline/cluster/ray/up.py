@@ -41,8 +41,8 @@ RAY_BYTES = 768 * 2**20
 ELSEWHERE = ("198.51.100.1", 9)
 """An address of nobody (RFC 5737): what leads there leads to the world."""
 
-OnToken = Callable[[str, str], None]
-"""Called with the HOST:PORT and the token with which other machines join."""
+OnToken = Callable[[str, str, bool], None]
+"""Called with the HOST:PORT and the token with which other machines join, and whether it is new."""
 
 
 def run_head(options: HeadOptions, on_token: OnToken, on_status: OnStatus) -> int:
@@ -57,10 +57,11 @@ def run_head(options: HeadOptions, on_token: OnToken, on_status: OnStatus) -> in
     with home.lock(), held_port(options.host, options.port) as port:
         for taken in {options.control_port, options.ray_port} - {0}:
             _check_free(options, taken)
+        is_new = not home.membership.exists()
         membership = Membership.of_head(home)
         home.ray.mkdir(mode=0o700, exist_ok=True)
         check_room(home.ray)
-        on_token(f"{bracketed(options.host)}:{options.control_port}", membership.token)
+        on_token(f"{bracketed(options.host)}:{options.control_port}", membership.token, is_new)
         cluster_id = home.cluster_id()
         with _ray_directory(home) as temp:
             place = _place(options, home, temp, membership, cluster_id, port)
@@ -81,7 +82,8 @@ def run_joined(
     home = Home(options.home)
     with home.lock(), held_port(options.host, options.port) as port:
         membership = _membership(home, options.token)
-        request = JoinRequest(node=options.node, versions=versions())
+        origin = f"{options.host}:{home.path}"
+        request = JoinRequest(node=options.node, versions=versions(), origin=origin)
         welcome = join(control_of(options.head), membership, request, JOIN_S)
         if welcome.ray_address is None:
             raise InvalidRequest(

@@ -29,7 +29,7 @@ static struct {
     _Atomic int sleepers;
     _Atomic bool caller_sleeps;
     _Atomic bool quit;
-    int wanted;
+    _Atomic int wanted;
     int workers;
     pthread_t worker[POOL_MAX_THREADS];
     pthread_mutex_t mutex;
@@ -169,13 +169,11 @@ static void start_workers(void) {
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     while (pool.workers < pool.wanted - 1) {
-        int thread = pool.workers + 1;
-        if (pthread_create(&pool.worker[pool.workers], NULL, worker_main, (void *)(intptr_t)thread)) {
-            pool.wanted = thread;
-            break;
-        }
-        pool.workers = thread;
+        void *thread = (void *)(intptr_t)(pool.workers + 1);
+        if (pthread_create(&pool.worker[pool.workers], NULL, worker_main, thread)) break;
+        pool.workers++;
     }
+    pool.wanted = pool.workers + 1;
     pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
