@@ -105,6 +105,7 @@ SHAPES: dict[str, Shape] = {
     "queue_full": Shape(429, "rate_limit_error", retry_after_s=5),
     "unavailable": Shape(503, "service_unavailable_error", retry_after_s=5),
     "nobody_gives": Shape(503, "service_unavailable_error", retry_after_s=5),
+    "settling": Shape(503, "service_unavailable_error", retry_after_s=1),
     "overloaded": Shape(503, "service_unavailable_error", retry_after_s=2),
     "deadline_exceeded": Shape(504, "timeout_error"),
 }

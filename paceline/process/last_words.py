@@ -10,6 +10,9 @@ from typing import IO
 from paceline.process.bounded import BoundedFile
 
 TAIL_LINES = 50
+"""What is passed on of them."""
+HEARD_LINES = 128
+"""A crash says what it is before its stack, which is cut at a hundred frames."""
 MAX_LINE = 500
 OUTPUT_BYTES = 2**20
 
@@ -21,7 +24,7 @@ class LastWords:
 
     def __init__(self, pipe: IO[bytes], output: Path | None, name: str) -> None:
         """`pipe` is unbuffered and ours from now on. `output`: the bounded file, if any."""
-        self._tail: deque[str] = deque(maxlen=TAIL_LINES)
+        self._tail: deque[str] = deque(maxlen=HEARD_LINES)
         self._reader = threading.Thread(
             target=self._listen, args=(pipe, output), name=f"listen-{name}", daemon=True
         )

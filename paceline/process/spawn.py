@@ -12,7 +12,7 @@ from pathlib import Path
 
 from paceline.process.child import LIFE_VARIABLE, life_word
 from paceline.process.exits import ChildExit, exit_sentence
-from paceline.process.last_words import LastWords
+from paceline.process.last_words import TAIL_LINES, LastWords
 from paceline.process.memory import oom_kills
 
 LAST_WORDS_S = 0.5
@@ -133,7 +133,13 @@ class Child:
         oom_killed = None if unknown else now != self._oom_kills
         sentence = exit_sentence(code, tail, asked=self._asked, oom_killed=oom_killed)
         lived_s = self._clock() - self._started
-        return ChildExit(pid=self.pid, code=code, sentence=sentence, log_tail=tail, lived_s=lived_s)
+        return ChildExit(
+            pid=self.pid,
+            code=code,
+            sentence=sentence,
+            log_tail=tail[-TAIL_LINES:],
+            lived_s=lived_s,
+        )
 
     def _signal_all(self, number: signal.Signals) -> None:
         # It may not have reached setsid yet; then it has no group, and no children either.

@@ -14,7 +14,7 @@ from pathlib import Path
 from paceline.cluster.node.roster import NEVER_STARTED
 from paceline.cluster.ray.lease import SignedIn
 from paceline.process.exits import ChildExit, exit_sentence
-from paceline.process.last_words import LastWords
+from paceline.process.last_words import TAIL_LINES, LastWords
 from paceline.process.memory import oom_kills
 from paceline.process.spawn import LAST_WORDS_S
 
@@ -135,7 +135,7 @@ class ActorRunner:
             pid=runner.pid,
             code=code,
             sentence=exit_sentence(code, tail, asked=self._asked, oom_killed=oom_killed),
-            log_tail=tail,
+            log_tail=tail[-TAIL_LINES:],
             lived_s=self._clock() - self._asked_at,
         )
 
