@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
@@ -48,7 +49,7 @@ def measure(plan: Plan) -> Result:
     failed: dict[str, str] = {}
     with ExitStack() as stack:
         serving = start_all(stack, [servers.paceline(1, 1, "int8", kv_tokens=KV_TOKENS)], failed)
-        jobs = {name: lambda one=one: _round(one, text) for name, one in serving.items()}
+        jobs = {name: _job(one, text, plan.rounds) for name, one in serving.items()}
         seen, broken = interleaved(plan.rounds, jobs, Failed)
     rows = [_row(name, each) for name, each in seen.items()]
     table = Table(
@@ -60,7 +61,17 @@ def measure(plan: Plan) -> Result:
         rows=tuple(rows),
         notes=failures(failed | broken),
     )  # fmt: skip
-    return Result(tables=(table,), data={"seen": msgspec.to_builtins(seen)})
+    data = {name: [_numbers(one) for one in each] for name, each in seen.items()}
+    return Result(tables=(table,), data={"seen": data})
+
+
+def _numbers(one: Seen) -> dict[str, float]:
+    gaps = {"idle": one.idle_s, "beside": one.beside_s}
+    return {"first_s": one.first_s} | {
+        f"{name}_p{part}_s": quantile(each, part / 100)
+        for name, each in gaps.items()
+        for part in (50, 99)
+    }
 
 
 def _row(name: str, each: list[Seen]) -> tuple[str, ...]:
@@ -79,9 +90,10 @@ def _row(name: str, each: list[Seen]) -> tuple[str, ...]:
     )
 
 
-def _round(serving: Serving, text: Text) -> Seen:
-    *short, long = *text.prompts(STREAMS, PROMPT), *text.prompts(1, LONG)
-    return asyncio.run(_streams_and_prompt(serving, short, long))
+def _job(serving: Serving, text: Text, rounds: int) -> Callable[[], Seen]:
+    """A long prompt of its own for each round: the pages of the last one are still known."""
+    short, longs = text.prompts(STREAMS, PROMPT), iter(text.prompts(rounds, LONG))
+    return lambda: asyncio.run(_streams_and_prompt(serving, short, next(longs)))
 
 
 async def _streams_and_prompt(serving: Serving, short: list[list[int]], long: list[int]) -> Seen:

@@ -135,7 +135,10 @@ class PagePool:
         return {page: self._keys[page] for page in (*self._kept, *held) if page in self._keys}
 
     def recall(self, contents: Mapping[int, PageKey]) -> None:
-        """Keeps these pages of an older pool over the same memory. For a blank pool."""
+        """Keeps these pages of an older pool over the same memory. Raises EngineError unless this
+        pool is blank: a page would be in two places."""
+        if len(self._blank) != self.total:
+            raise EngineError("only a blank pool can take over the pages of another")
         self._blank = [page for page in self._blank if page not in contents]
         for page, key in contents.items():
             self._kept[page] = None

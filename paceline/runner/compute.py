@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from paceline.runner.pulse import Pulse
 from paceline.types.errors import EngineError
 from paceline.types.model import Shard
 from paceline.types.step import Sampled, Step
+
+# A frame's memory, which nobody writes.
+warnings.filterwarnings("ignore", "The given buffer is not writable")
 
 
 class Hidden(msgspec.Struct, frozen=True):
@@ -99,8 +103,7 @@ class Compute:
             return torch.tensor(step.token_ids, dtype=torch.int64)
         if payload is None:
             raise EngineError(f"step {step.number} came without the previous rank's rows")
-        # A copy: torch warns of memory that it may not write, as a frame's is.
-        rows = torch.frombuffer(bytearray(payload), dtype=torch.float32)
+        rows = torch.frombuffer(payload, dtype=torch.float32)
         if step.rows == 0 or rows.numel() % step.rows:
             raise EngineError(f"step {step.number}: {rows.numel()} values for {step.rows} rows")
         return rows.view(step.rows, -1)

@@ -19,13 +19,20 @@ from tests.support.models import smollm2_dir
 SENT, FIRST = 1.0, 2.0
 
 
-def _told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, beside_s: float, tokens: int) -> str:
+def _told(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    beside_s: float,
+    tokens: int,
+    read: list[list[int]] | None = None,
+) -> str:
     """The part's table where tokens come every 10 ms, and every `beside_s` from SENT to FIRST."""
     gaps = chain(repeat(0.01, 100), repeat(beside_s, round(1 / beside_s)), repeat(0.01, tokens))
     pieces = tuple(accumulate(gaps))
 
     async def stream(target: Target, body: dict[str, Any], timeout_s: float) -> Timeline:
         if body["max_tokens"] == 1:
+            (read if read is not None else []).append(body["prompt"])
             return Timeline(sent_at=SENT, ended_at=FIRST, pieces=(FIRST,))
         return Timeline(sent_at=0.0, ended_at=pieces[-1], pieces=pieces)
 
@@ -54,3 +61,12 @@ def test_streams_that_end_too_early_measure_nothing(
 ) -> None:
     text = _told(monkeypatch, tmp_path, beside_s=0.3, tokens=0)
     assert "did not run all the time" in text
+
+
+def test_no_round_reads_the_prompt_of_another(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    read: list[list[int]] = []
+    _told(monkeypatch, tmp_path, beside_s=0.02, tokens=50, read=read)
+    assert len(read) == 2
+    assert read[0] != read[1]

@@ -150,3 +150,10 @@ def test_damage_is_found(damage: dict[str, Any], words: str) -> None:
         setattr(pool, field, value)
     with pytest.raises(EngineError, match=words):
         pool.check_integrity()
+
+
+def test_only_a_blank_pool_takes_over_the_pages_of_another() -> None:
+    pool = PagePool(2)
+    pool.recall({0: b"k"})
+    with pytest.raises(EngineError, match="blank"):
+        pool.recall({1: b"l"})

@@ -51,12 +51,6 @@ def test_a_line_that_breaks_before_its_first_step_loses_nothing() -> None:
     assert memory.take({"A"}) == {}
 
 
-def test_a_line_that_never_stepped_takes_nothing_away() -> None:
-    memory = kept({3: b"k"})
-    memory.left_by("B", {})
-    assert memory.take({"A"}) == {3: b"k"}
-
-
 def test_the_first_step_of_a_line_takes_the_place_of_all_before() -> None:
     memory = kept({3: b"k"})
     memory.written_by("B")

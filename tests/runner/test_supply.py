@@ -16,7 +16,7 @@ from paceline.checkpoint.facts import shard_bytes
 from paceline.checkpoint.manifest import describe, write_manifest
 from paceline.checkpoint.partial import Partial
 from paceline.runner.pulse import Pulse
-from paceline.runner.supply import SAY_EVERY_S, Supply
+from paceline.runner.supply import Supply
 from paceline.types.errors import CheckpointError
 from paceline.types.ids import Epoch
 from paceline.types.model import Shard
@@ -64,7 +64,6 @@ def test_a_fetch_says_how_far_it_is_how_fast_and_from_whom(home, nodes, tmp_path
     assert 0 < shares[-1] < 1
     assert any("MB/s, from n1" in words for _, words in said)
     assert len(ticks) >= len(said)
-    assert SAY_EVERY_S > 0
 
 
 def test_without_a_node_that_has_it_its_origin_is_asked(home, nodes, tmp_path):

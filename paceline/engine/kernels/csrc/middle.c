@@ -56,8 +56,7 @@ static void group_task(void *arg, int64_t index, int thread) {
 
 int middle_run(const kernel_level *level, const quantised_rows *x, const quantised_matrix *up,
                const mlp_middle *mlp, quantised_rows *out) {
-    const int64_t rows = x->rows, row_tasks = (rows + MOST_TASK_ROWS - 1) / MOST_TASK_ROWS;
-    const int64_t per_task = ((rows + row_tasks - 1) / row_tasks + STRIP - 1) / STRIP * STRIP;
+    const int64_t rows = x->rows, per_task = rows_per_task(rows);
     const size_t columns = (size_t)(per_task * 2 * GROUP) * sizeof(float);
     void *memory = scratch_reserve(SCRATCH_MIDDLE, rows_bytes(rows, mlp->width));
     if (!memory) return STATUS_NO_MEMORY;

@@ -9,6 +9,7 @@ enum {
     TASK_BYTES = 192 * 1024,
     WORTH_BYTES = 16 * 1024,
     WORTH_PRODUCTS = 256 * 1024,
+    MOST_TASK_ROWS = 144, /* quantised, they and the weights they meet stay in the cache too */
     BLOCK_ROWS = 16, /* which kernels take at once; some fewer */
     TASKS_PER_THREAD = 8,
     READ_AHEAD = 256 * 1024 /* of the next matrix: an eighth of a large second-level cache */
@@ -80,16 +81,19 @@ static void product_task(void *arg, int64_t index, int thread) {
     tasks->kernel(job, part, scratch_of(thread));
 }
 
+int64_t rows_per_task(int64_t rows) {
+    int64_t tasks = (rows + MOST_TASK_ROWS - 1) / MOST_TASK_ROWS;
+    int64_t blocks = (rows + BLOCK_ROWS - 1) / BLOCK_ROWS;
+    return (blocks + tasks - 1) / tasks * BLOCK_ROWS;
+}
+
 static product_cut cut_of(const quantised_matrix *w, int64_t rows) {
     const int64_t strip_bytes = w->depth * STRIP, strips = strips_of(w->columns);
-    int64_t row_tasks = (rows + MOST_TASK_ROWS - 1) / MOST_TASK_ROWS;
+    int64_t task_rows = rows_per_task(rows), row_tasks = (rows + task_rows - 1) / task_rows;
     int64_t even = strips * row_tasks / (pool_threads() * TASKS_PER_THREAD);
     int64_t worth = larger(WORTH_BYTES / strip_bytes, WORTH_PRODUCTS / (strip_bytes * rows));
     int64_t per_task = larger(smaller(larger(even, worth), TASK_BYTES / strip_bytes), 1);
-    int64_t blocks = (rows + BLOCK_ROWS - 1) / BLOCK_ROWS;
-    int64_t rows_per_task = (blocks + row_tasks - 1) / row_tasks * BLOCK_ROWS;
-    row_tasks = (rows + rows_per_task - 1) / rows_per_task;
-    return (product_cut){strip_bytes, per_task, rows_per_task, row_tasks,
+    return (product_cut){strip_bytes, per_task, task_rows, row_tasks,
                          (strips + per_task - 1) / per_task * row_tasks};
 }
 

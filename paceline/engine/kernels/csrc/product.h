@@ -6,8 +6,8 @@
 
 #include "quantised.h"
 
-/* So many rows, quantised, and the weights they meet stay in the second-level cache. */
-enum { MOST_TASK_ROWS = 144 };
+/* How many rows, at least one, a task of a product takes; the last task may have fewer. */
+int64_t rows_per_task(int64_t rows);
 
 /* The largest power of two that divides the width, at most 64. */
 int64_t group_of(int64_t width);
