@@ -110,8 +110,7 @@ class _Door:
     def __init__(self, socket: zmq.Socket[bytes]) -> None:
         self._watched = socket
         self._events = socket.get_monitor_socket(
-            zmq.EVENT_CONNECTED
-            | zmq.EVENT_HANDSHAKE_SUCCEEDED
+            zmq.EVENT_HANDSHAKE_SUCCEEDED
             | zmq.EVENT_HANDSHAKE_FAILED_AUTH
             | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
             | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Protocol
 
 from fastapi import FastAPI, Request, Response
@@ -31,6 +31,7 @@ from paceline.gateway.links import Dial
 from paceline.gateway.metrics import Metrics
 from paceline.gateway.openai import OpenAi
 from paceline.gateway.settings import Settings
+from paceline.process.logs import get_logger
 from paceline.types.control import GatewayBeat, Routes
 from paceline.types.errors import NotFound, PacelineError
 from paceline.types.facts import DriverLink, GatewayFacts
@@ -42,6 +43,8 @@ class Control(Asks, Protocol):
     async def receive(self) -> Routes: ...
     def send_beat(self, beat: GatewayBeat) -> bool: ...
 
+
+log = get_logger(__name__)
 
 Facts = Callable[[int, tuple[DriverLink, ...]], GatewayFacts]
 """This gateway's facts, given how many streams it carries and its links to drivers."""
@@ -86,15 +89,27 @@ class Gateway:
     async def _heed(self) -> None:
         while True:
             routes = await self.control.receive()
-            self.library.heed(routes.models)
-            self.drivers.heed(routes)
+            with _going_on("routes"):
+                self.drivers.heed(routes)
+                if routes.term == self.drivers.table.term:
+                    self.library.heed(routes.models)
 
     async def _beat(self) -> None:
         for number in itertools.count(1):
-            facts = self._facts(self.drivers.streams, self.drivers.links)
-            heeding = replace(facts, term=self.drivers.table.term)
-            self.control.send_beat(GatewayBeat(heeding, number=number))
+            with _going_on("a beat"):
+                facts = self._facts(self.drivers.streams, self.drivers.links)
+                heeding = replace(facts, term=self.drivers.table.term)
+                self.control.send_beat(GatewayBeat(heeding, number=number))
             await asyncio.sleep(self.settings.beat_s)
+
+
+@contextmanager
+def _going_on(what: str) -> Iterator[None]:
+    """An error costs one of them: a gateway that heeds or beats no more would look well."""
+    try:
+        yield
+    except Exception as error:
+        log.exception("not done", what=what, reason=str(error))
 
 
 def create_app(gateway: Gateway) -> FastAPI:

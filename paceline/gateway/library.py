@@ -73,7 +73,8 @@ class Library:
 
     def heed(self, models: Iterable[ModelSources]) -> None:
         """Which checkpoints the cluster's models are, and who has them."""
-        self._sources = {each.model: each for each in models}
+        # One that is not named is not gone: the controller may be unable to read it just now.
+        self._sources |= {each.model: each for each in models}
 
     async def open(self, name: str) -> ModelText:
         """Whoever stops waiting ends no load. Raises NotFound or CheckpointError, and Unavailable

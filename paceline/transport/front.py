@@ -30,7 +30,9 @@ from paceline.transport.sockets import (
     connect,
     guard,
     has_message,
+    ipc_path,
     made,
+    mind,
     retire,
     send_now,
     unlock,
@@ -181,6 +183,8 @@ class AsyncFrontClient:
             # The driver knows a gateway by this name, also after a reconnection.
             self.socket.routing_id = secrets.token_hex(8).encode("ascii")
             unlock(self.socket, keys, server_key)
+            if ipc_path(address) is None:
+                mind(self.socket)
             connect(self.socket, address)
 
     @property

@@ -18,6 +18,7 @@ from paceline.cluster.ray.options import (
     head_commands,
     joined_commands,
 )
+from paceline.cluster.ray.up import numeric
 from paceline.types.errors import InvalidRequest, Unavailable
 from paceline.types.timing import DEFAULT_TIMING
 
@@ -114,3 +115,10 @@ def test_a_disk_that_is_nearly_full_takes_no_head(
     monkeypatch.setattr(module, "LEAST_FREE_BYTES", 2**80)
     with pytest.raises(Unavailable, match="make room"):
         check_room(tmp_path)
+
+
+def test_a_heads_name_is_looked_up_once() -> None:
+    assert numeric("localhost:8001") in ("127.0.0.1:8001", "[::1]:8001")
+    assert numeric("192.168.1.20") == "192.168.1.20:8001"
+    with pytest.raises(InvalidRequest, match="cannot be found"):
+        numeric("no.such.host.invalid:8001")

@@ -108,9 +108,11 @@ class Host:
         """Whatever one sends to the other is lost, and neither is told."""
         for a, b in ((self, other), (other, self)):
             _drop(a, b, "add")
-        yield
-        for a, b in ((self, other), (other, self)):
-            _drop(a, b, "del")
+        try:
+            yield
+        finally:
+            for a, b in ((self, other), (other, self)):
+                _drop(a, b, "del")
 
     def _inside(self) -> list[str]:
         """What comes before a command that is to run here; the first one boots the host."""
@@ -141,7 +143,8 @@ class Bridge:
         self._name = name
 
     def __enter__(self) -> Bridge:
-        ip("link", "add", self._name, "type", "bridge")
+        # Of its own: else it takes a cable's, and another when that goes, which tells nobody.
+        ip("link", "add", self._name, "address", "02:00:0a:4d:00:fe", "type", "bridge")
         ip("addr", "add", f"{NETWORK}.254/24", "dev", self._name)
         ip("link", "set", self._name, "up")
         return self

@@ -217,8 +217,7 @@ def test_a_clock_that_is_off(stage: Stage, tmp_path: Path, hours: int) -> None:
 # --- a machine goes ------------------------------------------------------------------------------
 
 
-@pytest.mark.proof
-@pytest.mark.parametrize("seconds", [5.0, 125.0])
+@pytest.mark.parametrize("seconds", [5.0, pytest.param(125.0, marks=pytest.mark.proof)])
 def test_a_power_cut_of_the_head(stage: Stage, seconds: float) -> None:
     cluster = stage.cluster
     head, line, term = cluster.head, stage.line(), cluster.term()

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from paceline.cluster.join import join
 from paceline.cluster.parent.commands import node_share
 from paceline.cluster.parent.parent import OnStatus, run_parent
@@ -79,6 +81,7 @@ def run_joined(
     """
     check_machine(options)
     _check_installed()
+    options = replace(options, head=numeric(options.head))
     home = Home(options.home)
     with home.lock(), held_port(options.host, options.port) as port:
         membership = _membership(home, options.token)
@@ -99,6 +102,17 @@ def run_joined(
                 options, place, welcome.timing, welcome.ray_address, welcome.api_key
             )
             return run_parent(home, welcome.cluster_id, made, served, on_status)
+
+
+def numeric(head: str) -> str:
+    """The head's HOST:PORT without a name: libzmq would look that up again at every reconnection,
+    on the thread that everything else goes through. Raises InvalidRequest."""
+    host, _, port = control_of(head).removeprefix("tcp://").rpartition(":")
+    try:
+        found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise InvalidRequest(f"{head!r} cannot be found: {error}") from error
+    return f"{bracketed(str(found[0][4][0]))}:{port}"
 
 
 def address_towards(head: str) -> str:
