@@ -231,3 +231,5 @@ class Decision(msgspec.Struct, frozen=True):
     """When to decide again if nothing is heard before."""
     names: int
     """The last number given to a new runner or task."""
+    is_part: bool = False
+    """There is more to plan, when what has come in meanwhile has been heard."""

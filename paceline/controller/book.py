@@ -67,6 +67,8 @@ class InstanceBook(msgspec.Struct, frozen=True, kw_only=True):
     """The last exception met when deciding about it."""
     asked: object = None
     """What the planner was last asked in vain."""
+    planned_at: float = 0.0
+    """When the planner answered last."""
 
     @property
     def id(self) -> InstanceId:

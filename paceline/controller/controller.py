@@ -97,7 +97,8 @@ class Controller:
             self._mind_namesake(message)
 
     def step(self) -> float:
-        """Decides and acts until there is no more to do now. Returns when to look again."""
+        """Decides and acts until there is no more to do now, or too much for one step. Returns when
+        to look again."""
         now, facts = self._clock(), self.facts()
         self._mind_other_terms(facts)
         next_wake = now
@@ -111,6 +112,9 @@ class Controller:
                 break
             for action in decision.actions:
                 self._act(action, now)
+            if decision.is_part:
+                next_wake = now
+                break
             facts = self.facts()
         else:
             sentence = f"deciding did not come to rest within {MAX_ROUNDS} rounds; it goes on"

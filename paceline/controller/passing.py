@@ -17,6 +17,11 @@ from paceline.types.states import TaskKind
 from paceline.types.timing import Timing
 
 
+PLANS = 3
+"""Most questions to the planner in one pass: among hundreds of nodes each takes some 30 ms, in which
+nobody is heard."""
+
+
 class Pass:
     def __init__(
         self,
@@ -33,12 +38,18 @@ class Pass:
         self.tiers = tiers
         self.names = book.names
         self.epochs = max(book.epochs, _newest_n(facts, book.term))
+        self.plans = 0
         self.taken: set[RunnerId] = set()
         """Runners that this pass has given a seat."""
         self.next_wake = now + timing.longest_wait_s
         self.nodes: dict[NodeName, NodeState] = {
             name: node_state(facts, book, name, now, timing) for name in facts.nodes
         }
+
+    def may_plan(self) -> bool:
+        """Whether the planner may be asked once more in this pass; it counts as asked."""
+        self.plans += 1
+        return self.plans <= PLANS
 
     @cached_property
     def ledger(self) -> Ledger:

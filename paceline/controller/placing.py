@@ -49,7 +49,7 @@ def move(p: Pass, inst: InstanceBook) -> Iterator[Action]:
         return
     missing = tuple(f"{name} is to be empty" for name in leave)
     asked = _question(p, inst, model, missing)
-    if asked == inst.asked:
+    if asked == inst.asked or not p.may_plan():
         return
     answer = _ask(p, inst, model, asked.offered, asked.ways)
     if isinstance(answer, Placement):
@@ -75,7 +75,7 @@ def _planned(p: Pass, inst: InstanceBook, missing: tuple[str, ...] = ()) -> Iter
         yield from _without_model(p, inst, seen)
         return
     asked = _question(p, inst, seen.facts, missing)
-    if asked == inst.asked:
+    if asked == inst.asked or not p.may_plan():
         return
     answer = _ask(p, inst, seen.facts, asked.offered, asked.ways)
     if isinstance(answer, NoPlacement):

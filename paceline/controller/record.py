@@ -105,6 +105,7 @@ def _place(book: Book, action: do.Place, now: float) -> None:
         retired=(inst.epoch if action.moves else None) or inst.retired,
         ready_since=None,
         asked=None,
+        planned_at=now,
         stays=(),
         reasons=(),
     )
@@ -141,17 +142,18 @@ def _adopt(book: Book, action: do.Adopt, now: float) -> None:
 
 def _wait(book: Book, action: do.Wait, now: float) -> None:
     inst = book.instances[action.instance]
-    waiting = replace(inst, reasons=action.reasons, asked=action.asked)
+    waiting = replace(inst, reasons=action.reasons, asked=action.asked, planned_at=now)
     put(book, waiting, InstanceEvent.UNPLACED)
 
 
 def _stay(book: Book, action: do.Stay, now: float) -> None:
     inst = book.instances[action.instance]
-    put(book, replace(inst, stays=action.reasons, asked=action.asked))
+    put(book, replace(inst, stays=action.reasons, asked=action.asked, planned_at=now))
 
 
 def _ask_again(book: Book, action: do.AskAgain, now: float) -> None:
-    put(book, replace(book.instances[action.instance], asked=action.asked))
+    inst = book.instances[action.instance]
+    put(book, replace(inst, asked=action.asked, planned_at=now))
 
 
 def _move(book: Book, action: do.Move, now: float) -> None:

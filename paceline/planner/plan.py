@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from paceline.planner.budget import NodeBudget
 from paceline.planner.cost import forecast
 from paceline.planner.memory import MemoryModel
+from paceline.planner.mending import OldSeat, mended
 from paceline.planner.policy import Counts, counts
 from paceline.planner.reasons import (
     evenest_line,
@@ -36,7 +37,7 @@ from paceline.types.policy import DEFAULT_TIERS, Tier
 from paceline.types.states import Objective
 
 MOVE_GAIN = 0.2
-"""A line that still works is left where it is unless another is better by more than this."""
+"""Whoever of a line can stay does, unless another line is better by more than this."""
 
 
 def plan(
@@ -50,10 +51,10 @@ def plan(
 ) -> Placement | NoPlacement:
     """Put `model` on some of `nodes`, within the wish's bounds, as its objective says.
 
-    For latency one node, where the model fits on one. `sticky` is the placement that was: where
-    all of it still works it stays, unless something much better is there; else what its nodes
-    have loaded is used again where that costs little. Raises InvalidRequest for a wish that no
-    cluster could ever meet.
+    For latency one node, where the model fits on one. `sticky` is the placement that was: its
+    seats stay where they can, and others fill the holes, unless something much better is there;
+    and what is loaded is used again where that costs little. Raises InvalidRequest for a wish that
+    no cluster could ever meet.
     """
     return _Planner(model, nodes, wish, sticky, links).plan(tiers)
 
@@ -106,7 +107,7 @@ class _Planner:
         if kept:
             gain = self._measure(kept) / self._measure(best) - 1 if best else 0.0
             if gain <= MOVE_GAIN:
-                return replace(kept, reasons=(why_kept(gain),))
+                return replace(kept, reasons=(why_kept(gain, self._stay(kept)),))
         if best is None:
             return NoPlacement(
                 reasons=why_not(self._memory, nodes, wish, table, allowed, self._kv_pages)
@@ -125,19 +126,22 @@ class _Planner:
         return line
 
     def _kept(self, table: Table, allowed: Counts) -> Placement | None:
-        """The placement that was, if all of it still works and the wish still allows it."""
+        """The placement that was, mended where it no longer works, if the wish still allows it."""
         sticky = self._sticky
         if sticky is None or not allowed.least <= sticky.world_size <= allowed.ceiling:
             return None
         index = {node.name: i for i, node in enumerate(self._nodes)}
-        if any(seat.node not in index for seat in sticky.seats):
-            return None
-        seats = sticky.seats
-        line = Line(
-            tuple(index[seat.node] for seat in seats), tuple(seat.shard.stop for seat in seats)
-        )
-        works = table.fits(line) and table.hops(line.nodes) < NEVER
-        return self._placement(line) if works else None
+        seats = [
+            OldSeat(index.get(seat.node), seat.shard.start, seat.shard.stop)
+            for seat in sticky.seats
+        ]
+        line = mended(table, seats)
+        return self._placement(line) if line else None
+
+    def _stay(self, kept: Placement) -> bool:
+        """Whether no seat moves."""
+        was = self._sticky.seats if self._sticky else ()
+        return [seat.node for seat in was] == [seat.node for seat in kept.seats]
 
     def _is_of_this_kind(self, placement: Placement) -> bool:
         """Whether its runners could be used as they are: all layers once, each on a node of its

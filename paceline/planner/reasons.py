@@ -51,10 +51,11 @@ def why_so_many(wish: InstanceWish, disk_bytes: int, allowed: Counts, count: int
     return f"{said}, {_FOR[wish.objective]} within {limit} (up to {allowed.most})"
 
 
-def why_kept(gain: float) -> str:
+def why_kept(gain: float, all_of_it: bool) -> str:
+    kept = "kept where it is" if all_of_it else "all others keep their layers"
     if gain < 0.005:
-        return "kept where it is: no other line is worth the move"
-    return f"kept where it is: the best other line would be only {100 * gain:.0f} % better"
+        return f"{kept}: no other line is worth the move"
+    return f"{kept}: the best other line would be only {100 * gain:.0f} % better"
 
 
 # --- why not -------------------------------------------------------------------------------------

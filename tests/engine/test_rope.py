@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -31,6 +34,26 @@ def test_ranks_with_longer_tables_turn_by_the_same_bits(use_threads, rope, head_
     long = RopeTable(rope, head_dim, 5000)
     for a, b in zip(short.rows(positions), long.rows(positions), strict=True):
         assert torch.equal(a, b)
+
+
+COUNTS_THREADS = """
+import psutil, torch
+from paceline.checkpoint.rope import DefaultRope
+from paceline.engine.rope import RopeTable
+
+torch.set_num_threads(4)
+before = psutil.Process().num_threads()
+RopeTable(DefaultRope(), 16, 1536)
+print(psutil.Process().num_threads() - before)
+"""
+
+
+def test_one_thread_computes_a_table():
+    """Two that are the first to call a function of MKL may spoil its results."""
+    said = subprocess.run(
+        [sys.executable, "-c", COUNTS_THREADS], capture_output=True, text=True, check=True
+    )
+    assert said.stdout.split() == ["0"]
 
 
 def test_rotation_keeps_lengths_and_depends_on_distance_only():

@@ -323,6 +323,10 @@ def test_many_nodes_without_room_are_a_group():
     )
 
 
+def bad(*edges):
+    return Links(measured=tuple(Link(a=a, b=b, bad=True) for a, b in edges))
+
+
 # --- what was, and what is loaded -----------------------------------------------------------------
 
 
@@ -391,6 +395,66 @@ def test_the_survivors_of_a_line_keep_their_layers():
     kept = {(seat.node, seat.shard) for seat in first.seats if seat.node != lost}
     assert kept <= {(seat.node, seat.shard) for seat in placed.seats}
     assert nodes_of(placed)[1] == "z"
+
+
+@pytest.mark.parametrize("objective", Objective)
+def test_nobody_moves_because_who_fills_a_hole_is_slower(objective):
+    """Though another order of the two would be a little better."""
+    pace = 1e-10
+    cluster = [node("a", 2 * GIB, seconds_per_byte=pace), node("b", 2 * GIB, seconds_per_byte=pace)]
+    asked = wish(min_nodes=2, max_nodes=2, objective=objective)
+    first = plan(SMOL, cluster, asked)
+    stays, goes = nodes_of(first)
+    now = [
+        node(stays, 2 * GIB, seconds_per_byte=pace),
+        node("z", 2 * GIB, seconds_per_byte=1.25 * pace),
+    ]
+    placed = plan(SMOL, now, asked, sticky=first)
+    assert nodes_of(placed) == [stays, "z"]
+    assert layers(placed) == layers(first)
+    assert "all others keep their layers" in placed.reasons[0]
+
+
+def test_a_much_better_line_is_not_forgone_for_a_survivor():
+    cluster = [node("a", 2 * GIB, seconds_per_byte=1e-9), node("b", 2 * GIB, seconds_per_byte=1e-9)]
+    asked = wish(min_nodes=2, max_nodes=2)
+    first = plan(SMOL, cluster, asked)
+    quick = [node(name, 2 * GIB, seconds_per_byte=1e-10) for name in "xy"]
+    placed = plan(SMOL, [cluster[0], *quick], asked, sticky=first)
+    assert nodes_of(placed) == ["x", "y"]
+
+
+def test_of_two_nodes_that_cannot_reach_each_other_one_stays():
+    cluster = [node(name, 2 * GIB) for name in "abc"]
+    asked = wish(min_nodes=2, max_nodes=2)
+    first = plan(SMOL, cluster, asked)
+    assert nodes_of(first) == ["a", "b"]
+    placed = plan(SMOL, cluster, asked, sticky=first, links=bad("ab"))
+    assert nodes_of(placed) == ["a", "c"]
+    assert layers(placed) == layers(first)
+
+
+def test_who_reaches_neither_neighbour_leaves_the_line():
+    cluster = [node(name, 2 * GIB) for name in "abcd"]
+    asked = wish(min_nodes=3, max_nodes=3)
+    first = plan(SMOL, cluster, asked)
+    driver, outcast, last = nodes_of(first)
+    links = bad((driver, outcast), (outcast, last))
+    placed = plan(SMOL, cluster, asked, sticky=first, links=links)
+    assert nodes_of(placed) == [driver, "d", last]
+    assert layers(placed) == layers(first)
+
+
+def test_a_hole_that_nobody_can_fill_makes_another_line():
+    cluster = [node(name, 700 * MIB) for name in "abc"]
+    first = plan(SMOL, cluster, wish(min_nodes=2, max_nodes=3))
+    assert first.world_size == 2
+    lost = nodes_of(first)[1]
+    now = [one for one in cluster if one.name != lost]
+    now = [replace(one, free_bytes=450 * MIB) if one.name == "c" else one for one in now]
+    now.append(node("d", 450 * MIB))
+    placed = plan(SMOL, now, wish(min_nodes=2, max_nodes=3), sticky=first)
+    assert placed.world_size == 3
 
 
 @pytest.mark.parametrize("objective", [Objective.LATENCY, Objective.THROUGHPUT])

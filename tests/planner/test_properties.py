@@ -119,3 +119,20 @@ def test_a_placement_that_is_planned_again_stays(data):
     if isinstance(placed, Placement):
         again = plan(facts, nodes, asked, links=links, sticky=placed)
         assert again.seats == placed.seats
+
+
+@settings(deadline=None, max_examples=60)
+@given(data=st.data())
+def test_who_loses_a_neighbour_stays_or_gains_much(data):
+    facts, asked = data.draw(models())
+    nodes, links = data.draw(clusters(MANY))
+    placed = plan(facts, nodes, asked, links=links)
+    if not isinstance(placed, Placement):
+        return
+    lost = data.draw(st.sampled_from([seat.node for seat in placed.seats]))
+    left = [node for node in nodes if node.name != lost]
+    again = plan(facts, left, asked, links=links, sticky=placed)
+    if isinstance(again, Placement) and again.reasons[0].startswith("all others keep"):
+        pairs = list(zip(placed.seats, again.seats, strict=True))
+        assert all(a == b for a, b in pairs if a.node != lost)
+        assert sum(a != b for a, b in pairs) == 1

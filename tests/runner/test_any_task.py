@@ -59,8 +59,10 @@ def sequences(barrage: Barrage, count: int) -> None:
         deadline=None,
         suppress_health_check=list(HealthCheck),
     )
-    @given(st.lists(SHOTS, min_size=IN_A_ROW, max_size=IN_A_ROW))
-    def fired(shots: list) -> None:
+    @given(st.booleans(), st.lists(SHOTS, min_size=IN_A_ROW, max_size=IN_A_ROW))
+    def fired(ready: bool, shots: list) -> None:
+        if ready:
+            barrage.lead_to_ready()
         for shot in shots:
             barrage.fire(shot)
         barrage.settle()

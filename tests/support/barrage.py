@@ -36,6 +36,7 @@ from tests.support.shots import (
 END_S = 30.0
 """How long all tasks of a runner may take to end."""
 AGAIN_S = 0.25
+READY_STEPS = 8
 LOG_CHECKED = 300
 """Newest ended tasks of a process whose lines must be in its log: older ones may be rotated out."""
 
@@ -95,6 +96,17 @@ class Barrage:
                 self._knock("stop", self._epoch("next"), 1.0, {})
                 self.listen(0.02)
         self._attend()
+
+    def lead_to_ready(self) -> None:
+        """As far as a few orders lead: shots one after the other leave no time to become it."""
+        for _ in range(READY_STEPS):
+            facts = self.runners.seen(0)
+            if facts is not None and facts.state is RunnerState.READY:
+                self.states[RunnerState.READY] += 1
+                return
+            self._lead_on()
+            self.listen(0.1)
+            self._attend()
 
     def _epoch(self, choice: str) -> Epoch:
         facts = self.runners.seen(0)
