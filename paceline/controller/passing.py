@@ -16,10 +16,9 @@ from paceline.types.policy import DEFAULT_TIERS, Tier
 from paceline.types.states import TaskKind
 from paceline.types.timing import Timing
 
-
 PLANS = 3
-"""Most questions to the planner in one pass: among hundreds of nodes each takes some 30 ms, in which
-nobody is heard."""
+"""Most questions to the planner in one pass: among hundreds of nodes each takes some 30 ms, and
+nobody is heard meanwhile."""
 
 
 class Pass:

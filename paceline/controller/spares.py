@@ -123,6 +123,8 @@ def unneeded(p: Pass) -> Iterator[Action]:
             continue
         if not _owner_is_open(p, runner.seat):
             yield from kill(p, runner, "no seat needs it")
+        elif _is_stuck(p, runner.id):
+            yield from kill(p, runner, "it is stuck, and sits on no seat", grace_s=0.0)
     for name, node in p.facts.nodes.items():
         if p.nodes[name] is NodeState.LOST:
             continue
@@ -168,6 +170,8 @@ def _is_stray(p: Pass, node: NodeSeen, runner: RunnerId) -> bool:
     if p.is_settling:
         return False
     seen = p.facts.runners.get(runner)
+    if _is_stuck(p, runner):
+        return True
     if seen is None:
         since = p.facts.started_at
     elif seen.facts.seat is None:
@@ -179,6 +183,13 @@ def _is_stray(p: Pass, node: NodeSeen, runner: RunnerId) -> bool:
         return True
     p.wake_at(since + p.timing.spare_s)
     return p.now - since >= p.timing.spare_s
+
+
+def _is_stuck(p: Pass, runner: RunnerId) -> bool:
+    """Whether it beats, and will never do anything else."""
+    seen = p.facts.runners.get(runner)
+    work = seen.facts.work if seen else None
+    return work is not None and work.is_stuck
 
 
 def _owner_is_open(p: Pass, seat: Seat | None) -> bool:

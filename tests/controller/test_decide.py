@@ -389,6 +389,21 @@ def test_a_spare_runner_is_kept_for_its_instance_only_as_long_as_it_speaks() -> 
     assert scene.go() == ["r-0 on n1 is ended: no seat needs it"]
 
 
+@pytest.mark.parametrize("is_known", [True, False])
+def test_a_spare_runner_that_is_stuck_is_kept_for_nobody(is_known: bool) -> None:
+    scene = Scene()
+    if is_known:
+        scene.placed(0)
+    scene.wanted(wish={"min_nodes": 3})
+    scene.node("n1", "r-0")
+    work = WorkFacts(work="step", silent_s=4.9, patience_s=5.0)
+    scene.runner(0, RunnerState.READY, epoch=ONE, work=work)
+    assert not [said for said in scene.go() if "is ended" in said]
+    scene.runner(0, RunnerState.READY, epoch=ONE, work=replace(work, silent_s=5.1))
+    (said,) = scene.go()
+    assert said.startswith("r-0 on n1 is ended: ")
+
+
 # --- blank runners -------------------------------------------------------------------------------
 
 

@@ -404,7 +404,7 @@ def test_nobody_moves_because_who_fills_a_hole_is_slower(objective):
     cluster = [node("a", 2 * GIB, seconds_per_byte=pace), node("b", 2 * GIB, seconds_per_byte=pace)]
     asked = wish(min_nodes=2, max_nodes=2, objective=objective)
     first = plan(SMOL, cluster, asked)
-    stays, goes = nodes_of(first)
+    stays, _ = nodes_of(first)
     now = [
         node(stays, 2 * GIB, seconds_per_byte=pace),
         node("z", 2 * GIB, seconds_per_byte=1.25 * pace),
