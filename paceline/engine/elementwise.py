@@ -17,8 +17,8 @@ from torch import Tensor
 from paceline.checkpoint.architecture import Activation
 
 _BLOCK = 2048
-"""Torch gives so many elements to one thread, whatever the function; MKL's have the smallest share. Two
-threads that are the first to call one of MKL's can meet it half prepared: results 1.5e-4 off."""
+"""Torch gives so many elements to one thread, whatever the function; MKL's have the smallest share.
+Two threads that are the first to call one of MKL's can meet it half prepared: results 1.5e-4 off."""
 _LANES = 64
 
 
