@@ -53,9 +53,13 @@ class Wires:
         )
         for fd in devices:
             os.close(fd)
-        here = self._cables[0]
-        ip("addr", "add", f"{HERE}/24", "dev", here)
-        ip("link", "set", here, "up")
+        try:
+            here = self._cables[0]
+            ip("addr", "add", f"{HERE}/24", "dev", here)
+            ip("link", "set", here, "up")
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:

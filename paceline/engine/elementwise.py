@@ -18,7 +18,7 @@ from paceline.checkpoint.architecture import Activation
 
 _BLOCK = 2048
 """Torch gives so many elements to one thread, whatever the function; MKL's have the smallest share.
-Two threads that are the first to call one of MKL's can meet it half prepared: results 1.5e-4 off."""
+Two threads that are the first to call one of these can meet it half prepared: 1.5e-4 off."""
 _LANES = 64
 
 

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -65,9 +66,11 @@ class Library:
         self._store = store
         self._bring = bring
         self._clock = clock
+        # Of its own: models whose sources are silent keep no prompt waiting for a thread.
+        self._readers = ThreadPoolExecutor(MAX_MODELS, "library")
         self._sources: dict[str, ModelSources] = {}
         self._loaded: OrderedDict[str, tuple[str, ModelText]] = OrderedDict()
-        self._loading: dict[tuple[str, str], asyncio.Task[ModelText]] = {}
+        self._loading: dict[tuple[str, str], asyncio.Future[ModelText]] = {}
         """By name and version: one model that does not come holds up no other."""
         self._failed: dict[str, _Failure] = {}
 
@@ -86,7 +89,7 @@ class Library:
         self._loaded.move_to_end(name)
         return known[1]
 
-    def _load(self, name: str, version: str) -> asyncio.Task[ModelText]:
+    def _load(self, name: str, version: str) -> asyncio.Future[ModelText]:
         """The one that is under way, or a new one unless the last has just failed."""
         loading = self._loading.get((name, version))
         if loading is not None:
@@ -94,7 +97,8 @@ class Library:
         sources, failed = self._sources.get(name), self._failed.get(name)
         if failed is not None and failed.sources == sources and self._clock() < failed.until:
             raise failed.error.with_traceback(None)
-        loading = asyncio.create_task(asyncio.to_thread(self._read, name, sources))
+        loop = asyncio.get_running_loop()
+        loading = loop.run_in_executor(self._readers, self._read, name, sources)
         self._loading[name, version] = loading
         loading.add_done_callback(lambda task: self._learn(name, version, sources, task))
         return loading
@@ -104,7 +108,7 @@ class Library:
         name: str,
         version: str,
         sources: ModelSources | None,
-        loading: asyncio.Task[ModelText],
+        loading: asyncio.Future[ModelText],
     ) -> None:
         del self._loading[name, version]
         self._failed.pop(name, None)
