@@ -7,7 +7,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from paceline.controller.act import Actor
-from paceline.controller.actions import Action
+from paceline.controller.actions import Action, Decision
 from paceline.controller.book import Book, InstanceBook, RunnerBook, SeatBook, TaskBook
 from paceline.controller.decide import decide
 from paceline.controller.facts import Facts, GatewaySeen, ModelSeen, NodeSeen, RunnerSeen
@@ -220,8 +220,11 @@ class Scene:
             models=dict(self.models),
         )
 
+    def decision(self) -> Decision:
+        return decide(self.facts(), self.book, self.now)
+
     def decide(self) -> tuple[Action, ...]:
-        decision = decide(self.facts(), self.book, self.now)
+        decision = self.decision()
         self.book.names = max(self.book.names, decision.names)
         return decision.actions
 

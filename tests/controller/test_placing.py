@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from paceline.controller.actions import Introduce
 from paceline.controller.book import Patience
 from paceline.controller.offers import pace
-from paceline.controller.passing import Pass
+from paceline.controller.passing import PLANS, Pass
 from paceline.process.backoff import Backoff
 from paceline.types.ids import Epoch
 from paceline.types.instance import ManualSeat
@@ -185,3 +185,45 @@ def test_a_node_that_leaves_between_plan_and_launch_costs_a_new_plan() -> None:
     assert "rank 1 needs n2, which is lost" in said
     assert set(layers(scene)) == {"n1", "n3"}
     assert "is launched on n2" not in said
+
+
+# --- many at once --------------------------------------------------------------------------------
+
+
+def planned(scene: Scene) -> list[str]:
+    """The instances whose turn with the planner it was."""
+    said = [
+        action for action in scene.decide() if action.kind in ("placed", "waiting", "ask_again")
+    ]
+    scene.act(*said)
+    return [action.instance for action in said]
+
+
+def test_many_wishes_at_once_are_planned_a_few_in_a_pass() -> None:
+    scene = Scene()
+    for node in ("n1", "n2"):
+        scene.node(node, memory_bytes=64 * GIB)
+    names = [f"i-{number}" for number in range(2 * PLANS + 1)]
+    for name in names:
+        scene.wanted(wish={"id": name})
+    assert scene.decision().is_part
+    assert planned(scene) == names[:PLANS]
+    assert planned(scene) == names[PLANS : 2 * PLANS]
+    assert not scene.decision().is_part
+    assert planned(scene) == names[2 * PLANS :]
+    assert planned(scene) == []
+
+
+def test_whoever_waits_longest_for_the_planner_is_next() -> None:
+    """Though nothing stays as it was from one pass to the next."""
+    scene = Scene()
+    names = [f"i-{number}" for number in range(2 * PLANS)]
+    for name in names:
+        scene.wanted(wish={"id": name, "min_nodes": 3})
+    turns = []
+    for turn in range(4):
+        scene.now += 1.0
+        for node in ("n1", "n2"):
+            scene.node(node, memory_bytes=2 * GIB + turn)
+        turns.append(planned(scene))
+    assert turns == [names[:PLANS], names[PLANS:]] * 2
