@@ -68,7 +68,7 @@ class InstanceBook(msgspec.Struct, frozen=True, kw_only=True):
     asked: object = None
     """What the planner was last asked in vain."""
     planned_at: float = 0.0
-    """When the planner answered last."""
+    """When it was last planned, in whatever way that ended."""
 
     @property
     def id(self) -> InstanceId:

@@ -69,6 +69,8 @@ class Controller:
         self._actor = Actor(book, cluster, post, forget=store.remove, pull=models.pull)
         self._desk = Desk(book, store, models, events, self.facts, clock, timing, tiers, house)
         self._sparing = Sparing(clock)
+        self._parts = 0
+        """Steps in a row that left some planning to the next."""
         self._answers: OrderedDict[tuple[str, int], Answer] = OrderedDict()
         self._routes: Routes | None = None
         self._routes_at = 0.0
@@ -113,12 +115,14 @@ class Controller:
             for action in decision.actions:
                 self._act(action, now)
             if decision.is_part:
-                next_wake = now
                 break
             facts = self.facts()
         else:
             sentence = f"deciding did not come to rest within {MAX_ROUNDS} rounds; it goes on"
             self.events.add("restless", sentence)
+        self._parts = self._parts + 1 if decision.is_part else 0
+        if 0 < self._parts <= len(self.book.instances):
+            next_wake = now  # everyone has had a turn by then, and what goes on is not urgent
         self._publish(facts, now)
         return next_wake
 

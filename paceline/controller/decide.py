@@ -17,7 +17,7 @@ from paceline.controller.facts import Facts
 from paceline.controller.filling import fill, tend
 from paceline.controller.introductions import introductions
 from paceline.controller.line import keep_line
-from paceline.controller.passing import PLANS, Pass
+from paceline.controller.passing import Pass
 from paceline.controller.placing import explain, move, place, replace
 from paceline.controller.seats import SeatSeen, Stage, look, why_not_here, why_unfilled
 from paceline.controller.spares import kills_again, unneeded
@@ -44,15 +44,17 @@ def decide(
     actions = tuple(news(p))
     if not actions:
         actions = tuple(_decide_instances(p))
-    if not any(not action.quiet for action in actions):
+    if not p.is_part and all(action.quiet for action in actions):
         actions = (*actions, *keep_blanks(p), *unneeded(p), *kills_again(p), *orders_again(p))
         actions = (*actions, *introductions(p))
-    return Decision(actions, p.next_wake, p.names, is_part=p.plans > PLANS)
+    return Decision(actions, p.next_wake, p.names, is_part=p.is_part)
 
 
 def _decide_instances(p: Pass) -> Iterator[Action]:
-    """Not all may be planned in one pass: whoever waits longest for the planner comes first."""
-    for inst in sorted(p.book.instances.values(), key=lambda inst: inst.planned_at):
+    """Not all may be planned in one pass: whoever waits longest for the planner comes first, and
+    last whoever cannot be decided about."""
+    instances = p.book.instances.values()
+    for inst in sorted(instances, key=lambda inst: (bool(inst.stumble), inst.planned_at)):
         try:
             yield from tuple(_decide_instance(p, inst))
         except Exception as error:  # one instance's trouble is never the others'

@@ -38,6 +38,8 @@ class Pass:
         self.names = book.names
         self.epochs = max(book.epochs, _newest_n(facts, book.term))
         self.plans = 0
+        self.is_part = False
+        """Whether there is more to plan than this pass may."""
         self.taken: set[RunnerId] = set()
         """Runners that this pass has given a seat."""
         self.next_wake = now + timing.longest_wait_s
@@ -46,9 +48,10 @@ class Pass:
         }
 
     def may_plan(self) -> bool:
-        """Whether the planner may be asked once more in this pass; it counts as asked."""
-        self.plans += 1
-        return self.plans <= PLANS
+        """Whether the planner may be asked once more in this pass. What it is to be asked takes a
+        while to put together, too."""
+        self.is_part |= self.plans >= PLANS
+        return not self.is_part
 
     @cached_property
     def ledger(self) -> Ledger:

@@ -48,8 +48,10 @@ def move(p: Pass, inst: InstanceBook) -> Iterator[Action]:
     if not leave or model is None:
         return
     missing = tuple(f"{name} is to be empty" for name in leave)
+    if not p.may_plan():
+        return
     asked = _question(p, inst, model, missing)
-    if asked == inst.asked or not p.may_plan():
+    if asked == inst.asked:
         return
     answer = _ask(p, inst, model, asked.offered, asked.ways)
     if isinstance(answer, Placement):
@@ -74,8 +76,10 @@ def _planned(p: Pass, inst: InstanceBook, missing: tuple[str, ...] = ()) -> Iter
     if seen.facts is None:
         yield from _without_model(p, inst, seen)
         return
+    if not p.may_plan():
+        return
     asked = _question(p, inst, seen.facts, missing)
-    if asked == inst.asked or not p.may_plan():
+    if asked == inst.asked:
         return
     answer = _ask(p, inst, seen.facts, asked.offered, asked.ways)
     if isinstance(answer, NoPlacement):
@@ -110,6 +114,7 @@ def _question(
 def _ask(
     p: Pass, inst: InstanceBook, model: ModelFacts, offered: Sequence[NodeBudget], ways: Links
 ) -> Placement | NoPlacement:
+    p.plans += 1
     wish = inst.wish
     try:
         if wish.seats:
@@ -117,6 +122,8 @@ def _ask(
         return plan(model, offered, wish, sticky=inst.placement, links=ways, tiers=p.tiers)
     except PacelineError as error:
         return NoPlacement(reasons=(str(error),))
+    except Exception as error:  # an answer all the same: or it would be asked in every pass
+        return NoPlacement(reasons=(f"planning failed: {type(error).__name__}: {error}",))
 
 
 def _what_helps(p: Pass, inst: InstanceBook) -> str:

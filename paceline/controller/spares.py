@@ -57,6 +57,8 @@ def _fitness(inst: InstanceBook, seat: SeatBook, seen: RunnerSeen) -> tuple[bool
 
 
 def _is_free(p: Pass, inst: InstanceBook, seen: RunnerSeen) -> bool:
+    if _is_stuck(p, seen.facts.runner_id):
+        return False
     known = p.book.runners.get(seen.facts.runner_id)
     if known is not None:
         mine = known.seat is None or known.seat.instance == inst.id
@@ -121,16 +123,15 @@ def unneeded(p: Pass) -> Iterator[Action]:
     for runner in p.book.runners.values():
         if runner.is_blank or runner.id in kept or _still_serves(p, runner):
             continue
-        if not _owner_is_open(p, runner.seat):
-            yield from kill(p, runner, "no seat needs it")
-        elif _is_stuck(p, runner.id):
-            yield from kill(p, runner, "it is stuck, and sits on no seat", grace_s=0.0)
+        if _is_stuck(p, runner.id) or not _owner_is_open(p, runner.seat):
+            yield from kill(p, runner, *_why_ended(p, runner.id))
     for name, node in p.facts.nodes.items():
         if p.nodes[name] is NodeState.LOST:
             continue
         for process in node.facts.processes:
             if process.runner_id not in p.book.runners and _is_stray(p, node, process.runner_id):
-                yield from kill(p, _as_book(p, node.facts, process), "no seat needs it")
+                stray = _as_book(p, node.facts, process)
+                yield from kill(p, stray, *_why_ended(p, process.runner_id))
 
 
 def make_room(p: Pass, inst: InstanceBook, node: NodeName) -> Iterator[Action]:
@@ -183,6 +184,13 @@ def _is_stray(p: Pass, node: NodeSeen, runner: RunnerId) -> bool:
         return True
     p.wake_at(since + p.timing.spare_s)
     return p.now - since >= p.timing.spare_s
+
+
+def _why_ended(p: Pass, runner: RunnerId) -> tuple[str, float]:
+    """And for how long it may obey by itself."""
+    if _is_stuck(p, runner):
+        return "it is stuck, and sits on no seat", 0.0
+    return "no seat needs it", p.timing.kill_grace_s
 
 
 def _is_stuck(p: Pass, runner: RunnerId) -> bool:

@@ -103,6 +103,7 @@ async def _serve(
         finally:
             stopping.cancel()
             listener.close()
+            library.close()
 
 
 async def _stop_with(server: Server, stop: threading.Event) -> None:

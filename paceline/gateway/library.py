@@ -89,6 +89,10 @@ class Library:
         self._loaded.move_to_end(name)
         return known[1]
 
+    def close(self) -> None:
+        """Begins no more reads; those under way end by themselves, and nobody waits for them."""
+        self._readers.shutdown(wait=False, cancel_futures=True)
+
     def _load(self, name: str, version: str) -> asyncio.Future[ModelText]:
         """The one that is under way, or a new one unless the last has just failed."""
         loading = self._loading.get((name, version))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from paceline.planner.table import NEVER, Ints, Line, Table
+from paceline.types.states import Objective
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,20 +21,22 @@ class OldSeat:
     stop: int
 
 
-def mended(table: Table, seats: Sequence[OldSeat]) -> Line | None:
+def mended(table: Table, seats: Sequence[OldSeat], objective: Objective) -> Line | None:
     """The line that was, with other nodes where its own are gone, have no room or cannot reach
     their neighbours. None if nobody could stay, or a hole cannot be filled."""
     nodes = [seat.node if _has_room(table, seat) else None for seat in seats]
     _break_bad_edges(table, nodes)
     if all(node is None for node in nodes):
         return None
-    for rank, seat in enumerate(seats):
-        if nodes[rank] is None:
-            nodes[rank] = _quickest(table, nodes, rank, seat)
+    while holes := [rank for rank, node in enumerate(nodes) if node is None]:
+        able = {rank: _in_order(table, nodes, rank, seats[rank], objective) for rank in holes}
+        # Whoever has the least choice chooses first.
+        rank = min(holes, key=lambda rank: len(able[rank]))
+        if not able[rank]:
+            return None
+        nodes[rank] = able[rank][0]
     whole = tuple(node for node in nodes if node is not None)
-    if len(whole) < len(seats) or table.hops(whole) >= NEVER:
-        return None
-    return Line(whole, tuple(seat.stop for seat in seats))
+    return Line(whole, tuple(seat.stop for seat in seats)) if table.hops(whole) < NEVER else None
 
 
 def _has_room(table: Table, seat: OldSeat) -> bool:
@@ -58,20 +61,25 @@ def _bad_edges(table: Table, nodes: Sequence[int | None], rank: int) -> int:
     return sum(bool(table.hop[node, other] >= NEVER) for other in others)
 
 
-def _quickest(table: Table, nodes: Sequence[int | None], rank: int, seat: OldSeat) -> int | None:
-    """The free node with room that does these layers, and reaches the neighbours, soonest."""
-    cost = _ticks_of_all(table, seat)
-    before = nodes[rank - 1]
-    after = nodes[(rank + 1) % len(nodes)]
+def _in_order(
+    table: Table, nodes: Sequence[int | None], rank: int, seat: OldSeat, objective: Objective
+) -> list[int]:
+    """The free nodes with room that reach the neighbours, best first: who does these layers and
+    reaches both soonest, or for throughput whoever holds up the line least."""
+    ticks = _ticks_of_all(table, seat)
+    way, busiest = ticks.copy(), ticks.copy()
+    before, after = nodes[rank - 1], nodes[(rank + 1) % len(nodes)]
     if before is not None:
-        cost += (table.hop if rank > 0 else table.back)[before]
+        way += (table.hop if rank > 0 else table.back)[before]
+        busiest = np.maximum(busiest, table.carry[before])
     if after is not None:
-        cost += (table.hop if rank + 1 < len(nodes) else table.back)[:, after]
-    usable = (cost < NEVER) & (table.room >= table.bytes(seat.start, seat.stop))
+        way += (table.hop if rank + 1 < len(nodes) else table.back)[:, after]
+        busiest = np.maximum(busiest, table.carry[:, after])
+    usable = (way < NEVER) & (table.room >= table.bytes(seat.start, seat.stop))
     usable[[node for node in nodes if node is not None]] = False
-    if not usable.any():
-        return None
-    return int(np.where(usable, cost, NEVER).argmin())
+    keys = (way, busiest) if objective is Objective.THROUGHPUT else (way,)
+    order = np.lexsort(keys)
+    return [int(node) for node in order[usable[order]]]
 
 
 def _ticks_of_all(table: Table, seat: OldSeat) -> Ints:

@@ -107,7 +107,7 @@ class _Planner:
         if kept:
             gain = self._measure(kept) / self._measure(best) - 1 if best else 0.0
             if gain <= MOVE_GAIN:
-                return replace(kept, reasons=(why_kept(gain, self._stay(kept)),))
+                return replace(kept, reasons=(why_kept(gain, self._moved(kept)),))
         if best is None:
             return NoPlacement(
                 reasons=why_not(self._memory, nodes, wish, table, allowed, self._kv_pages)
@@ -135,13 +135,14 @@ class _Planner:
             OldSeat(index.get(seat.node), seat.shard.start, seat.shard.stop)
             for seat in sticky.seats
         ]
-        line = mended(table, seats)
+        line = mended(table, seats, self._wish.objective)
         return self._placement(line) if line else None
 
-    def _stay(self, kept: Placement) -> bool:
-        """Whether no seat moves."""
+    def _moved(self, kept: Placement) -> list[int]:
+        """Ranks that go to another node."""
         was = self._sticky.seats if self._sticky else ()
-        return [seat.node for seat in was] == [seat.node for seat in kept.seats]
+        pairs = zip(was, kept.seats, strict=True)
+        return [old.rank for old, new in pairs if old.node != new.node]
 
     def _is_of_this_kind(self, placement: Placement) -> bool:
         """Whether its runners could be used as they are: all layers once, each on a node of its

@@ -51,8 +51,10 @@ def why_so_many(wish: InstanceWish, disk_bytes: int, allowed: Counts, count: int
     return f"{said}, {_FOR[wish.objective]} within {limit} (up to {allowed.most})"
 
 
-def why_kept(gain: float, all_of_it: bool) -> str:
-    kept = "kept where it is" if all_of_it else "all others keep their layers"
+def why_kept(gain: float, moved: Sequence[int]) -> str:
+    """`moved`: the ranks that are not."""
+    ranks = f"rank{'s' if len(moved) > 1 else ''} {' and '.join(map(str, moved))}"
+    kept = f"all but {ranks} keep their layers" if moved else "kept where it is"
     if gain < 0.005:
         return f"{kept}: no other line is worth the move"
     return f"{kept}: the best other line would be only {100 * gain:.0f} % better"

@@ -404,6 +404,17 @@ def test_a_spare_runner_that_is_stuck_is_kept_for_nobody(is_known: bool) -> None
     assert said.startswith("r-0 on n1 is ended: ")
 
 
+def test_a_spare_runner_that_is_stuck_gets_no_seat() -> None:
+    scene = Scene()
+    scene.placed(1)
+    scene.node("n1", "r-0")
+    stuck = WorkFacts(work="step", silent_s=5.1, patience_s=5.0)
+    scene.runner(0, RunnerState.READY, epoch=ONE, work=stuck)
+    said = scene.go()
+    assert "r-0 on n1 is ended: it is stuck, and sits on no seat" in said
+    assert not [sentence for sentence in said if "r-0 on n1 takes" in sentence]
+
+
 # --- blank runners -------------------------------------------------------------------------------
 
 

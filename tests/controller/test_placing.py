@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from msgspec.structs import replace
 
-from paceline.controller.actions import Introduce
+from paceline.controller.actions import Decision, Introduce
 from paceline.controller.book import Patience
 from paceline.controller.offers import pace
 from paceline.controller.passing import PLANS, Pass
+from paceline.planner import plan
 from paceline.process.backoff import Backoff
 from paceline.types.ids import Epoch
-from paceline.types.instance import ManualSeat
+from paceline.types.instance import InstanceWish, ManualSeat
 from paceline.types.links import Link, ProbeOffer
+from paceline.types.model import ModelFacts
 from paceline.types.states import InstanceState, RunnerState
 from paceline.types.timing import DEFAULT_TIMING
 from tests.controller.scenes import GIB, NOW, Scene
+from tests.simulation.world import World
 
 ONE = Epoch(1, 1)
 
@@ -227,3 +231,33 @@ def test_whoever_waits_longest_for_the_planner_is_next() -> None:
             scene.node(node, memory_bytes=2 * GIB + turn)
         turns.append(planned(scene))
     assert turns == [names[:PLANS], names[PLANS:]] * 2
+
+
+def test_wishes_that_cannot_even_be_planned_take_nobodys_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def explodes(model: ModelFacts, offered: Any, wish: InstanceWish, **others: Any) -> Any:
+        if wish.id != "i-last":
+            raise ZeroDivisionError("in the planner")
+        return plan(model, offered, wish, **others)
+
+    monkeypatch.setattr("paceline.controller.placing.plan", explodes)
+    scene = Scene()
+    for name in (*(f"i-{number}" for number in range(2 * PLANS)), "i-last"):
+        scene.wanted(wish={"id": name})
+    scene.go()
+    assert scene.book.instances["i-last"].seats
+    (reason, *_) = scene.book.instances["i-0"].reasons
+    assert reason == "waiting: planning failed: ZeroDivisionError: in the planner"
+
+
+def test_planning_that_does_not_come_to_rest_keeps_no_core_busy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = World(nodes=1)
+    world.want()
+    now = world.now
+    endless = Decision((), now + 0.25, 0, is_part=True)
+    monkeypatch.setattr("paceline.controller.controller.decide", lambda *_: endless)
+    wakes = [world.controller.step() for _ in range(4)]
+    assert wakes == [now, *[now + 0.25] * 3]

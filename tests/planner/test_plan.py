@@ -412,7 +412,7 @@ def test_nobody_moves_because_who_fills_a_hole_is_slower(objective):
     placed = plan(SMOL, now, asked, sticky=first)
     assert nodes_of(placed) == [stays, "z"]
     assert layers(placed) == layers(first)
-    assert "all others keep their layers" in placed.reasons[0]
+    assert "all but rank 1 keep their layers" in placed.reasons[0]
 
 
 def test_a_much_better_line_is_not_forgone_for_a_survivor():
@@ -443,6 +443,22 @@ def test_who_reaches_neither_neighbour_leaves_the_line():
     placed = plan(SMOL, cluster, asked, sticky=first, links=links)
     assert nodes_of(placed) == [driver, "d", last]
     assert layers(placed) == layers(first)
+
+
+def test_who_has_the_least_choice_chooses_first():
+    """The roomy one is the quicker, too, and would do for either hole."""
+    cluster = [node(name, 4 * GIB) for name in "abc"]
+    asked = wish(min_nodes=3, max_nodes=3, seats=())
+    first = plan(SMOL, cluster, asked)
+    driver, middle, last = first.seats
+    small = node("small", max(middle.memory_bytes, last.memory_bytes) - MIB)
+    assert middle.memory_bytes != last.memory_bytes
+    roomy = node("roomy", 4 * GIB, seconds_per_byte=1e-10)
+    now = [cluster["abc".index(driver.node)], small, roomy]
+    placed = plan(SMOL, now, asked, sticky=first)
+    assert layers(placed) == layers(first)
+    assert set(nodes_of(placed)[1:]) == {"small", "roomy"}
+    assert "all but ranks 1 and 2 keep their layers" in placed.reasons[0]
 
 
 def test_a_hole_that_nobody_can_fill_makes_another_line():
