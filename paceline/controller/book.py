@@ -68,7 +68,7 @@ class InstanceBook(msgspec.Struct, frozen=True, kw_only=True):
     asked: object = None
     """What the planner was last asked in vain."""
     planned_at: float = 0.0
-    """When it was last planned, in whatever way that ended."""
+    """When it last got a placement, or was left without one."""
 
     @property
     def id(self) -> InstanceId:

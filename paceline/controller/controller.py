@@ -122,7 +122,7 @@ class Controller:
             self.events.add("restless", sentence)
         self._parts = self._parts + 1 if decision.is_part else 0
         if 0 < self._parts <= len(self.book.instances):
-            next_wake = now  # everyone has had a turn by then, and what goes on is not urgent
+            next_wake = now  # after so many everyone has had a turn; what is heard wakes it, too
         self._publish(facts, now)
         return next_wake
 

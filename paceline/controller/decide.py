@@ -44,7 +44,7 @@ def decide(
     actions = tuple(news(p))
     if not actions:
         actions = tuple(_decide_instances(p))
-    if not p.is_part and all(action.quiet for action in actions):
+    if all(action.quiet for action in actions):
         actions = (*actions, *keep_blanks(p), *unneeded(p), *kills_again(p), *orders_again(p))
         actions = (*actions, *introductions(p))
     return Decision(actions, p.next_wake, p.names, is_part=p.is_part)
@@ -52,7 +52,7 @@ def decide(
 
 def _decide_instances(p: Pass) -> Iterator[Action]:
     """Not all may be planned in one pass: whoever waits longest for the planner comes first, and
-    last whoever cannot be decided about."""
+    last whoever could not be decided about since."""
     instances = p.book.instances.values()
     for inst in sorted(instances, key=lambda inst: (bool(inst.stumble), inst.planned_at)):
         try:

@@ -106,6 +106,7 @@ def _place(book: Book, action: do.Place, now: float) -> None:
         ready_since=None,
         asked=None,
         planned_at=now,
+        stumble="",
         stays=(),
         reasons=(),
     )
@@ -142,18 +143,18 @@ def _adopt(book: Book, action: do.Adopt, now: float) -> None:
 
 def _wait(book: Book, action: do.Wait, now: float) -> None:
     inst = book.instances[action.instance]
-    waiting = replace(inst, reasons=action.reasons, asked=action.asked, planned_at=now)
+    waiting = replace(inst, reasons=action.reasons, asked=action.asked, planned_at=now, stumble="")
     put(book, waiting, InstanceEvent.UNPLACED)
 
 
 def _stay(book: Book, action: do.Stay, now: float) -> None:
     inst = book.instances[action.instance]
-    put(book, replace(inst, stays=action.reasons, asked=action.asked, planned_at=now))
+    put(book, replace(inst, stays=action.reasons, asked=action.asked, planned_at=now, stumble=""))
 
 
 def _ask_again(book: Book, action: do.AskAgain, now: float) -> None:
     inst = book.instances[action.instance]
-    put(book, replace(inst, asked=action.asked, planned_at=now))
+    put(book, replace(inst, asked=action.asked, planned_at=now, stumble=""))
 
 
 def _move(book: Book, action: do.Move, now: float) -> None:

@@ -149,7 +149,7 @@ def _stage(p: Pass, inst: InstanceBook, seat: SeatBook) -> Stage:
         return Stage.STARTING
     if is_silent(p.facts, p.book, known.id, p.now, p.timing):
         return Stage.SILENT
-    if seen.facts.work is not None and seen.facts.work.is_stuck:
+    if seen.facts.is_stuck:
         return Stage.STUCK
     if _is_drained(inst, seen):
         return Stage.DRAINED

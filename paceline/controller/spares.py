@@ -57,7 +57,7 @@ def _fitness(inst: InstanceBook, seat: SeatBook, seen: RunnerSeen) -> tuple[bool
 
 
 def _is_free(p: Pass, inst: InstanceBook, seen: RunnerSeen) -> bool:
-    if _is_stuck(p, seen.facts.runner_id):
+    if seen.facts.is_stuck:
         return False
     known = p.book.runners.get(seen.facts.runner_id)
     if known is not None:
@@ -194,10 +194,8 @@ def _why_ended(p: Pass, runner: RunnerId) -> tuple[str, float]:
 
 
 def _is_stuck(p: Pass, runner: RunnerId) -> bool:
-    """Whether it beats, and will never do anything else."""
     seen = p.facts.runners.get(runner)
-    work = seen.facts.work if seen else None
-    return work is not None and work.is_stuck
+    return seen is not None and seen.facts.is_stuck
 
 
 def _owner_is_open(p: Pass, seat: Seat | None) -> bool:

@@ -90,7 +90,7 @@ class Library:
         return known[1]
 
     def close(self) -> None:
-        """Begins no more reads; those under way end by themselves, and nobody waits for them."""
+        """Begins no more reads. The process ends when those under way have."""
         self._readers.shutdown(wait=False, cancel_futures=True)
 
     def _load(self, name: str, version: str) -> asyncio.Future[ModelText]:

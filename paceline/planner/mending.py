@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from paceline.planner.table import NEVER, Ints, Line, Table
+from paceline.planner.table import NEVER, Line, Table
 from paceline.types.states import Objective
 
 
@@ -36,7 +36,7 @@ def mended(table: Table, seats: Sequence[OldSeat], objective: Objective) -> Line
             return None
         nodes[rank] = able[rank][0]
     whole = tuple(node for node in nodes if node is not None)
-    return Line(whole, tuple(seat.stop for seat in seats)) if table.hops(whole) < NEVER else None
+    return Line(whole, tuple(seat.stop for seat in seats))
 
 
 def _has_room(table: Table, seat: OldSeat) -> bool:
@@ -66,8 +66,8 @@ def _in_order(
 ) -> list[int]:
     """The free nodes with room that reach the neighbours, best first: who does these layers and
     reaches both soonest, or for throughput whoever holds up the line least."""
-    ticks = _ticks_of_all(table, seat)
-    way, busiest = ticks.copy(), ticks.copy()
+    busiest = table.ticks_of_each(seat.start, seat.stop)
+    way = busiest.copy()
     before, after = nodes[rank - 1], nodes[(rank + 1) % len(nodes)]
     if before is not None:
         way += (table.hop if rank > 0 else table.back)[before]
@@ -80,13 +80,3 @@ def _in_order(
     keys = (way, busiest) if objective is Objective.THROUGHPUT else (way,)
     order = np.lexsort(keys)
     return [int(node) for node in order[usable[order]]]
-
-
-def _ticks_of_all(table: Table, seat: OldSeat) -> Ints:
-    """[nodes]: of each for the seat's layers."""
-    ticks: Ints = table.time[:, seat.stop] - table.time[:, seat.start]
-    if seat.stop == table.layers:
-        ticks = ticks + table.head
-    for node in table.held_by:
-        ticks[node] = table.ticks(node, seat.start, seat.stop)
-    return ticks

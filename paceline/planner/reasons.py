@@ -53,7 +53,7 @@ def why_so_many(wish: InstanceWish, disk_bytes: int, allowed: Counts, count: int
 
 def why_kept(gain: float, moved: Sequence[int]) -> str:
     """`moved`: the ranks that are not."""
-    ranks = f"rank{'s' if len(moved) > 1 else ''} {' and '.join(map(str, moved))}"
+    ranks = f"rank{'s' if len(moved) > 1 else ''} {', '.join(map(str, moved))}"
     kept = f"all but {ranks} keep their layers" if moved else "kept where it is"
     if gain < 0.005:
         return f"{kept}: no other line is worth the move"

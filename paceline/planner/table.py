@@ -107,10 +107,14 @@ class Table:
     @cached_property
     def whole_ticks(self) -> Ints:
         """[nodes]: for each to do all layers."""
-        whole: Ints = self.time[:, -1] + self.head
+        return self.ticks_of_each(0, self.layers)
+
+    def ticks_of_each(self, start: int, stop: int) -> Ints:
+        """[nodes]: for each to bring a row through layers [start, stop)."""
+        found: Ints = self.time[:, stop] - self.time[:, start] + self.head * (stop == self.layers)
         for node in self.held_by:
-            whole[node] = self.ticks(node, 0, self.layers)
-        return whole
+            found[node] = self.ticks(node, start, stop)
+        return found
 
     def latency(self, line: Line) -> int:
         """Ticks of one token; NEVER or more over a bad edge."""
@@ -122,9 +126,6 @@ class Table:
             return 0
         onward = sum(int(self.hop[a, b]) for a, b in pairwise(order))
         return min(onward + int(self.back[order[-1], order[0]]), NEVER)
-
-    def fits(self, line: Line) -> bool:
-        return all(self.bytes(start, stop) <= self.room[node] for node, start, stop in line.parts)
 
     def take(self, nodes: Ints) -> Table:
         """The same of these nodes only, in this order."""

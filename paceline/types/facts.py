@@ -154,6 +154,11 @@ class RunnerFacts(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
     """Why it is failed, or what it waits for."""
 
+    @property
+    def is_stuck(self) -> bool:
+        """It beats, and its compute thread will never do anything else."""
+        return self.work is not None and self.work.is_stuck
+
 
 class DriverLink(msgspec.Struct, frozen=True, kw_only=True):
     """A gateway's link to the driver of a line: it is a witness of that driver's life."""

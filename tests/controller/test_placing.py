@@ -19,7 +19,7 @@ from paceline.types.links import Link, ProbeOffer
 from paceline.types.model import ModelFacts
 from paceline.types.states import InstanceState, RunnerState
 from paceline.types.timing import DEFAULT_TIMING
-from tests.controller.scenes import GIB, NOW, Scene
+from tests.controller.scenes import GIB, NOW, START, Scene
 from tests.simulation.world import World
 
 ONE = Epoch(1, 1)
@@ -261,3 +261,19 @@ def test_planning_that_does_not_come_to_rest_keeps_no_core_busy(
     monkeypatch.setattr("paceline.controller.controller.decide", lambda *_: endless)
     wakes = [world.controller.step() for _ in range(4)]
     assert wakes == [now, *[now + 0.25] * 3]
+
+
+def test_planning_without_end_keeps_no_order_from_being_repeated() -> None:
+    scene = Scene()
+    scene.placed(0)
+    scene.book.runners["r-0"] = replace(scene.book.runners["r-0"], kill="for a test", told_at=START)
+    for number in range(2 * PLANS):
+        scene.wanted(wish={"id": f"i-{number}", "min_nodes": 3})
+    scene.go()
+    scene.now += 10.0
+    scene.node("n1", "r-0")
+    scene.node("n2", memory_bytes=3 * GIB)
+    decision = scene.decision()
+    assert decision.is_part
+    assert all(action.quiet for action in decision.actions)
+    assert "tell_again" in {action.kind for action in decision.actions}

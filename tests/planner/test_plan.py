@@ -458,7 +458,7 @@ def test_who_has_the_least_choice_chooses_first():
     placed = plan(SMOL, now, asked, sticky=first)
     assert layers(placed) == layers(first)
     assert set(nodes_of(placed)[1:]) == {"small", "roomy"}
-    assert "all but ranks 1 and 2 keep their layers" in placed.reasons[0]
+    assert "all but ranks 1, 2 keep their layers" in placed.reasons[0]
 
 
 def test_a_hole_that_nobody_can_fill_makes_another_line():

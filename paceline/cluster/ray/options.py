@@ -30,6 +30,7 @@ from paceline.types.policy import DEFAULT_TIERS, Tier, check_tiers
 from paceline.types.timing import DEFAULT_TIMING, Timing, check_timing
 
 CONTROL_PORT = 8001
+MOST_PORT = 2**16 - 1
 RAY_PORT = 8002
 HOSTNAME = NodeName(socket.gethostname())
 LEAST_FREE_BYTES = 2**30
@@ -181,7 +182,7 @@ def control_of(head: str) -> str:
     host, colon, port = head.rpartition(":") if not head.endswith("]") else (head, "", "")
     if not colon:
         host, port = head, str(CONTROL_PORT)
-    if not host or not port.isdecimal():
+    if not host or not port.isdecimal() or not 0 < int(port) <= MOST_PORT:
         raise InvalidRequest(f"{head!r} is no address; give HOST:PORT as the head printed it")
     return f"tcp://{host}:{port}"
 

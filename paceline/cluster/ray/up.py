@@ -107,21 +107,28 @@ def run_joined(
 def numeric(head: str) -> str:
     """The head's HOST:PORT without a name: libzmq would look that up again at every reconnection,
     on the thread that everything else goes through. Raises InvalidRequest."""
-    host, _, port = control_of(head).removeprefix("tcp://").rpartition(":")
+    host, port = _host_and_port(head)
     try:
-        found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
-    except OSError as error:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        # A name means IPv4 where it has both, as it does for libzmq.
+        *_, address = min(found, key=lambda one: one[0] is not socket.AF_INET)
+        host, _ = socket.getnameinfo(address, socket.NI_NUMERICHOST | socket.NI_NUMERICSERV)
+    except (OSError, UnicodeError) as error:
         raise InvalidRequest(f"{head!r} cannot be found: {error}") from error
-    return f"{bracketed(str(found[0][4][0]))}:{port}"
+    return f"{bracketed(host)}:{port}"
 
 
 def address_towards(head: str) -> str:
     """The address of this machine from which the head is reached. Raises InvalidRequest."""
-    host, _, port = control_of(head).removeprefix("tcp://").rpartition(":")
     try:
-        return _source(host.strip("[]"), int(port))
-    except OSError as error:
+        return _source(*_host_and_port(head))
+    except (OSError, UnicodeError) as error:
         raise InvalidRequest(f"there is no way from here to {head}: {error}") from error
+
+
+def _host_and_port(head: str) -> tuple[str, int]:
+    host, _, port = control_of(head).removeprefix("tcp://").rpartition(":")
+    return host.strip("[]"), int(port)
 
 
 def own_address() -> str:
