@@ -122,16 +122,13 @@ def _read(path: Path, parse: Callable[[dict[str, Any]], T]) -> T:
 def model_facts(directory: Path, name: str) -> ModelFacts:
     """Sizes of a checkpoint, from its config and headers alone. Raises CheckpointError."""
     with Checkpoint(directory) as checkpoint:
-        manifest = checkpoint.manifest()
-        facts = facts_of(
+        return facts_of(
             checkpoint.config,
             checkpoint.layout,
             name=name,
             digest=_digest(checkpoint),
             disk_bytes=sum(path.stat().st_size for path in checkpoint.files.paths),
         )
-    is_hashed = manifest is not None and manifest.has_hashes
-    return msgspec.structs.replace(facts, is_hashed=is_hashed)
 
 
 def shard_tensors(directory: Path, shard: Shard) -> tuple[str, ...]:

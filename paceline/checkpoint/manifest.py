@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
@@ -35,14 +36,9 @@ _READ_BYTES = 4 << 20
 class StoredFile(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     size: int
-    chunk_bytes: int = 0
-    hashes: bytes = b""
-    """Of the chunks, BLAKE2b, one after the other. Checkpoints that were stored before chunks had
-    hashes have none: they can be used where they are, and not be given to other nodes."""
-
-    @property
-    def has_hashes(self) -> bool:
-        return self.chunk_bytes > 0 and len(self.hashes) == HASH_BYTES * self.chunks
+    chunk_bytes: Annotated[int, msgspec.Meta(gt=0)]
+    hashes: bytes
+    """Of the chunks, BLAKE2b, one after the other."""
 
     @property
     def chunks(self) -> int:
@@ -67,10 +63,6 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def total_bytes(self) -> int:
         return sum(file.size for file in self.files)
-
-    @property
-    def has_hashes(self) -> bool:
-        return all(file.has_hashes for file in self.files)
 
 
 def sha256_file(path: Path, on_progress: OnProgress = silent, stage: str = "verify") -> str:
@@ -165,4 +157,5 @@ def _is_sound(file: StoredFile) -> bool:
     plain = file.name == Path(file.name).name and not file.name.startswith(".")
     ours = file.name in (MANIFEST_NAME, RECORD_NAME, CACHE_NAME)
     named = bool(file.name) and file.name.isprintable() and plain and not ours
-    return named and file.size >= 0 and file.chunk_bytes <= MOST_BYTES and file.has_hashes
+    is_hashed = len(file.hashes) == HASH_BYTES * file.chunks
+    return named and file.size >= 0 and file.chunk_bytes <= MOST_BYTES and is_hashed

@@ -72,8 +72,6 @@ class Shelf:
             return known
         try:
             manifest = read_manifest(directory)
-            if not manifest.has_hashes:
-                return None
             part = held(directory)
         except CheckpointError:
             return None

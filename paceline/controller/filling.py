@@ -178,7 +178,6 @@ def _order_fetch(p: Pass, seat: SeatSeen) -> Order:
         model=model,
         shard=plan.shard,
         digest=found.digest if found else "",
-        is_hashed=found.is_hashed if found else True,
         sources=found.sources if found else (),
     )
     sentence = f"{seat} of {seat.inst.id} is asked to have {model} on disk"
@@ -199,7 +198,6 @@ def _order_load(p: Pass, seat: SeatSeen) -> Order:
         kv_pages=plan.kv_pages,
         memory_bytes=plan.memory_bytes,
         digest=found.digest if found else "",
-        is_hashed=found.is_hashed if found else True,
         sources=found.sources if found else (),
     )
     layers = f"layers {plan.shard.start}–{plan.shard.stop - 1}"

@@ -27,7 +27,7 @@ def sources_of(
         key=lambda offer: (not offer[0], _lot(asker, digest, offer[1].node)),
     )
     sources = tuple(source for _, source in found[:MAX_SOURCES])
-    return ModelSources(model=model, digest=digest, is_hashed=seen.facts.is_hashed, sources=sources)
+    return ModelSources(model=model, digest=digest, sources=sources)
 
 
 def _offers(

@@ -50,7 +50,7 @@ def _improved(relaxed: Relaxed, base: Ints, ticks: float, orders: Ints) -> tuple
     order, ticks = orders[best], float(every[best])
     for variation in orders[np.argsort(every, kind="stable")[1:TOGETHER]]:
         changed = np.where(variation != base, variation, order)
-        if len(np.unique(changed)) == len(changed):
+        if len(set(changed.tolist())) == len(changed):
             changed, now = _valued(relaxed, changed)
             if now < ticks:
                 order, ticks = changed, now

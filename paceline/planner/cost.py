@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from paceline.planner.budget import DEFAULT_SECONDS_PER_BYTE, NodeBudget
 from paceline.planner.memory import VALUE_BYTES, MemoryModel
 from paceline.types.ids import NodeName
 from paceline.types.instance import Forecast, RankForecast, SeatPlan
 from paceline.types.links import Link, Links
+
+Floats = NDArray[np.float64]
 
 FRAME_BYTES = 256
 """Header, checksum and encryption of a frame."""
@@ -26,15 +31,23 @@ def byte_s(node: NodeBudget) -> float:
     return DEFAULT_SECONDS_PER_BYTE if given is None or not given > 0 else min(given, SLOWEST_S)
 
 
+def trips_s(round_trip_s: Floats) -> Floats:
+    """[edges]: one way, of a small message."""
+    return np.where(round_trip_s > 0, np.minimum(round_trip_s, LONGEST_TRIP_S) / 2, 0.0)
+
+
+def carries_s(bytes_per_s: Floats, memory: MemoryModel) -> Floats:
+    """[edges]: for which a row of hidden values keeps each of them busy."""
+    count = memory.model.width * VALUE_BYTES + FRAME_BYTES
+    return count / np.where(bytes_per_s > 0, np.maximum(bytes_per_s, 1 / SLOWEST_S), 1 / SLOWEST_S)
+
+
 def trip_s(link: Link) -> float:
-    """One way, of a small message."""
-    return min(link.round_trip_s, LONGEST_TRIP_S) / 2 if link.round_trip_s > 0 else 0.0
+    return float(trips_s(np.array(link.round_trip_s)))
 
 
 def carry_s(link: Link, memory: MemoryModel) -> float:
-    """For which a row of hidden values keeps the link busy."""
-    count = memory.model.width * VALUE_BYTES + FRAME_BYTES
-    return count * (min(1 / link.bytes_per_s, SLOWEST_S) if link.bytes_per_s > 0 else SLOWEST_S)
+    return float(carries_s(np.array(link.bytes_per_s), memory))
 
 
 class Edges:

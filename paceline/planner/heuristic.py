@@ -96,9 +96,10 @@ def _candidates(table: Table, relaxed: Relaxed, several: int) -> Ints:
     near = np.argsort(relaxed.hop[hubs], axis=1, kind="stable")[:, : CANDIDATES // HUBS]
     several = max(CANDIDATES, several + CANDIDATES // 2)
     held = np.array([node for node, _, _ in table.held], dtype=np.int64)
-    return np.unique(
-        np.concatenate([able[:several], roomy[:several], quick[:CANDIDATES], near.ravel(), held])
-    )
+    is_one = np.zeros(table.count, dtype=bool)
+    for nodes in (able[:several], roomy[:several], quick[:CANDIDATES], near.ravel(), held):
+        is_one[nodes] = True
+    return np.flatnonzero(is_one)
 
 
 class _Search:
@@ -107,7 +108,7 @@ class _Search:
         self._table = table
         self._objective = objective
         self._peak = peak
-        self._alike = not table.held and len(np.unique(np.diff(table.need))) == 1
+        self._alike = not table.held and int(np.ptp(np.diff(table.need))) == 0
         self._roomiest = np.flatnonzero(Relaxed(table).caps[:, MIDDLE] >= 1)
 
     def run(self, counts: Counts) -> Line | None:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paceline.planner.budget import NodeBudget
-from paceline.planner.cost import byte_s, carry_s, trip_s, unmeasured
+from paceline.planner.cost import byte_s, carries_s, carry_s, trip_s, trips_s, unmeasured
 from paceline.planner.memory import HEADROOM, PROCESS_BYTES, MemoryModel
 from paceline.types.links import Links
 
@@ -203,7 +203,7 @@ def _edges(
     """Hop, back and carry. Of several reports of an edge the longest time of each counts."""
     index = {node.name: i for i, node in enumerate(nodes)}
     found = [
-        (index[link.a], index[link.b], trip_s(link), carry_s(link, memory), link.bad)
+        (index[link.a], index[link.b], link.round_trip_s, link.bytes_per_s, link.bad)
         for link in links.measured
         if link.a in index and link.b in index and link.a != link.b
     ]
@@ -212,10 +212,10 @@ def _edges(
     trip, carry = np.full(shape, -1.0), np.full(shape, -1.0)
     bad = np.eye(len(nodes), dtype=bool)
     if found:
-        a, b, trips, carries, bads = (np.array(column) for column in zip(*found, strict=True))
+        a, b, trips, rates, bads = (np.array(column) for column in zip(*found, strict=True))
         for ends in ((a, b), (b, a)):
-            np.maximum.at(trip, ends, trips)
-            np.maximum.at(carry, ends, carries)
+            np.maximum.at(trip, ends, trips_s(trips))
+            np.maximum.at(carry, ends, carries_s(rates, memory))
             np.logical_or.at(bad, ends, bads)
     known = trip >= 0
     trip = _whole(np.where(known, trip, trip_s(usual)) * TICKS_PER_S)

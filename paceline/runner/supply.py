@@ -23,12 +23,6 @@ SAY_EVERY_S = 0.2
 Report = Callable[[float, str], None]
 """How far a task is (0 … 1), and in words. May raise, which ends the task."""
 
-_FROM_BEFORE = (
-    "{model} was stored on the head by an older release, which kept no hashes of its chunks, so no "
-    "node can have it from there, and what its origin gives counts as another; on the head, "
-    "`paceline rm {model}`, then pull or import it again, and start it anew"
-)
-
 log = structlog.get_logger(__name__)
 
 
@@ -51,8 +45,6 @@ class Supply:
                 self.store, task.model, task.digest, steps, task.sources, self.keys, on_progress
             )
         except NobodyGives as nobody:
-            if not task.is_hashed:
-                raise CheckpointError(_FROM_BEFORE.format(model=task.model)) from nobody
             log.warning("no node gives the model", model=task.model, reason=str(nobody))
             return self._from_origin(task, on_progress, nobody)
         # Not before: until it is here, another content of the name may be of use to somebody.

@@ -41,8 +41,6 @@ class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
     family: str
     digest: str
     """Content identity of the checkpoint: equal digests mean equal weights and tokenizer."""
-    is_hashed: bool = True
-    """Whether its chunks have hashes, so that nodes can give it to each other."""
     disk_bytes: int
     layer_params: tuple[int, ...]
     """Parameters of each layer, first to last."""

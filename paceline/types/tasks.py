@@ -20,8 +20,6 @@ class Fetch(msgspec.Struct, frozen=True, kw_only=True, tag="fetch"):
     model: str
     digest: str = ""
     """Of the checkpoint that the model is in this cluster; empty: whatever has the name here."""
-    is_hashed: bool = True
-    """Whether its chunks have hashes, so that nodes can give it to each other."""
     shard: Shard | None = None
     """None: all of it."""
     sources: tuple[Source, ...] = ()
@@ -42,7 +40,6 @@ class Load(msgspec.Struct, frozen=True, kw_only=True, tag="load"):
     kv_pages: int
     memory_bytes: int
     digest: str = ""
-    is_hashed: bool = True
     sources: tuple[Source, ...] = ()
 
 

@@ -35,6 +35,4 @@ class ModelSources(msgspec.Struct, frozen=True, kw_only=True):
 
     model: str
     digest: str
-    is_hashed: bool = True
-    """Whether its chunks have hashes, so that nodes can give it to each other."""
     sources: tuple[Source, ...]

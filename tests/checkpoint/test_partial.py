@@ -4,9 +4,7 @@ nothing else is ever read."""
 from __future__ import annotations
 
 import errno
-import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +18,7 @@ from hypothesis import strategies as st
 
 from paceline.checkpoint import partial as module
 from paceline.checkpoint.chunks import MOST_BYTES, chunk_hash
-from paceline.checkpoint.facts import Checkpoint, model_facts
+from paceline.checkpoint.facts import Checkpoint
 from paceline.checkpoint.import_dir import import_dir
 from paceline.checkpoint.manifest import (
     CACHE_NAME,
@@ -40,7 +38,6 @@ from paceline.checkpoint.partial import (
     is_whole,
     whole,
 )
-from paceline.checkpoint.shelf import Shelf
 from paceline.checkpoint.store import STALE_S, Store
 from paceline.checkpoint.wanted import shard_steps
 from paceline.engine.stage import Stage
@@ -325,21 +322,6 @@ def test_a_part_cannot_be_imported_as_a_checkpoint(small, tmp_path):
     part_of(small, tmp_path / "part", shard(0, 1))
     with pytest.raises(CheckpointError, match="with holes"):
         import_dir(tmp_path / "part", Store(tmp_path), "mine")
-
-
-def test_what_was_stored_before_chunks_had_hashes_can_be_used_and_not_given(small, tmp_path):
-    store = Store(tmp_path)
-    shutil.copytree(small, tmp_path / "models" / "old")
-    files = [{"name": "config.json", "size": 499, "sha256": "0" * 64}]
-    old = {"name": "old", "source": "long ago", "files": files, "digest": "1" * 64}
-    (tmp_path / "models" / "old" / "paceline.json").write_text(json.dumps(old))
-    assert store.whole("old", "1" * 64) == tmp_path / "models" / "old"
-    Stage.load(store.path("old"), shard(0, 1), dtype="float32", kv_pages=1)
-    assert Shelf(store).look() == ()
-    assert not model_facts(store.path("old"), "old").is_hashed
-    assert model_facts(small, "small").is_hashed
-    shutil.copytree(small, tmp_path / "models" / "small")
-    assert [held.is_whole for held in Shelf(store).look()] == [True]
 
 
 def test_the_store_never_shows_a_part_as_a_whole(small, tmp_path):

@@ -73,17 +73,6 @@ def test_a_fetch_names_the_content_the_shard_and_who_has_it():
     assert [source.node for source in task.sources] == ["n2"]
 
 
-def test_a_fetch_says_when_no_node_can_ever_give_it():
-    scene = Scene()
-    scene.placed(0, 1)
-    scene.models["smol"] = replace(
-        scene.models["smol"], facts=replace(scene.models["smol"].facts, is_hashed=False)
-    )
-    scene.runner(0, RunnerState.IDLE, loaded=False)
-    scene.go()
-    assert not scene.sent[-1][1].task.is_hashed
-
-
 def test_gateways_are_told_too():
     scene = Scene()
     scene.placed(0, 1)

@@ -75,18 +75,6 @@ def test_without_a_node_that_has_it_its_origin_is_asked(home, nodes, tmp_path):
         assert "no model 'small'" in str(failure.value)
 
 
-def test_where_nobody_can_ever_give_it_nothing_is_pulled(home, tmp_path, monkeypatch):
-    """Its origin would give gigabytes, and another digest."""
-    pulled: list[object] = []
-    monkeypatch.setattr("paceline.runner.supply.pull", lambda *given: pulled.append(given))
-    task = msgspec.structs.replace(fetch(home), is_hashed=False)
-    with pytest.raises(CheckpointError, match="pull or import it again"):
-        Supply(Store(tmp_path), MEMBER).bring(task, lambda *_: None, lambda: None)
-    assert pulled == []
-    whole = Supply(Store(home), MEMBER).bring(task, lambda *_: None, lambda: None)
-    assert whole == home / "models" / SMALL
-
-
 def test_another_content_under_the_name_is_not_the_model(home, tmp_path):
     """Ranks with other weights would give nonsense, and nobody would see why."""
     other = write_small(tmp_path / "models")

@@ -152,15 +152,10 @@ def test_many_at_once(cluster):
 
 
 def test_a_killed_runner_is_replaced_and_the_other_keeps_its_process(cluster):
-    before = {r["rank"]: r["pid"] for r in the_instance(cluster)["runners"]}
-    epoch = the_instance(cluster)["epoch"]
+    found = the_instance(cluster)
+    before = {r["rank"]: r["pid"] for r in found["runners"]}
     psutil.Process(before[1]).kill()
-    cluster.wait(
-        "a new epoch",
-        lambda: (
-            the_instance(cluster)["state"] == "ready" and the_instance(cluster)["epoch"] > epoch
-        ),
-    )
+    cluster.ready(found["id"], after=found["epoch"])
     after = {r["rank"]: r["pid"] for r in the_instance(cluster)["runners"]}
     assert after[0] == before[0]
     assert after[1] != before[1]
