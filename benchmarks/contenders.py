@@ -79,9 +79,11 @@ class Contender(msgspec.Struct, frozen=True, kw_only=True):
     """Why it cannot be measured here."""
 
 
-def paceline(model: Model, dtype: str, threads: int, tokens: int = LONGEST) -> Contender:
+def paceline(
+    model: Model, dtype: str, threads: int, tokens: int = LONGEST, guesses: bool = True
+) -> Contender:
     return Contender(
-        name=f"Paceline {dtype}",
+        name=f"Paceline {dtype}{'' if guesses else ', no guesses'}",
         precision=dtype,
         module="benchmarks.systems.paceline",
         options={
@@ -89,6 +91,7 @@ def paceline(model: Model, dtype: str, threads: int, tokens: int = LONGEST) -> C
             "dtype": dtype,
             "threads": threads,
             "tokens": tokens,
+            "guesses": guesses,
         },
         env={"OMP_NUM_THREADS": str(threads)},
     )
@@ -141,6 +144,7 @@ def all_contenders(model: Model) -> list[Contender]:
     threads = usable_cpus()
     return [
         paceline(model, "int8", threads),
+        paceline(model, "int8", threads, guesses=False),
         paceline(model, "float32", threads),
         *(llama_cpp(model, file_type, threads) for file_type in ("Q4_0", "Q4_1", "Q8_0")),
         *(vllm(model, threads, precision) for precision in ("float32", "W8A8")),

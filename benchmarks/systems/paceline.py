@@ -15,12 +15,13 @@ from benchmarks.worker import serve
 from paceline.checkpoint import read_eos_ids
 from paceline.checkpoint.facts import model_facts
 from paceline.engine import kernels
+from paceline.engine.lookup import GUESS_ROWS
 from paceline.engine.sampler import Sampler
 from paceline.engine.scheduler import Scheduler
 from paceline.engine.stage import Stage
 from paceline.types.ids import StreamId
 from paceline.types.model import PAGE_TOKENS, Shard
-from paceline.types.step import Sampled
+from paceline.types.step import Sampled, SampledToken
 from paceline.types.stream import SamplingParams, StreamRecord, Token
 
 ROWS = 4096
@@ -32,6 +33,7 @@ class Paceline:
     def start(self, options: dict[str, Any]) -> dict[str, Any]:
         self._checkpoint = Path(options["checkpoint"])
         self._dtype = options["dtype"]
+        self._guesses = options["guesses"]
         torch.set_num_threads(options["threads"])
         if (built := kernels.load()) is not None:
             built.set_threads(options["threads"])
@@ -80,6 +82,7 @@ class Paceline:
             vocab_size=facts.vocab_size,
             eos_ids=self._eos_ids,
             row_budget=ROWS,
+            guess_rows=GUESS_ROWS if self._guesses else 0,
         )
         params = SamplingParams(max_tokens=work.new, seed=0, temperature=0.0, ignore_eos=True)
         for i, prompt in enumerate(work.prompts):
@@ -103,8 +106,9 @@ class Paceline:
         if not step.spans:
             return scheduler.complete(Sampled(number=step.number)).tokens
         logits = self._stage.forward(step.spans, torch.tensor(step.token_ids, dtype=torch.int64))
-        slots = [span.slot for span in step.spans if span.sample]
-        tokens = tuple(sampler.sample(slots, logits)) if slots else ()
+        tokens: tuple[SampledToken, ...] = ()
+        if step.sampling:
+            tokens = tuple(sampler.sample(step.sampling, logits, step.guesses))
         return scheduler.complete(Sampled(number=step.number, tokens=tokens)).tokens
 
 

@@ -39,20 +39,26 @@ def pull(
     card: Card | None = None,
     timeout_s: float = LOCK_TIMEOUT_S,
 ) -> Path:
-    """Directory of the model `name`, fetched if it is not in the store.
+    """Directory of the model `name`, fetched if it is not in the store, or is damaged there.
 
     Processes that pull the same model at once download it once: the others wait, at most
     `timeout_s`. Raises NotFound for a model without a card, and CheckpointError, with every
     source and its reason, when none could deliver.
     """
-    if store.has(name):
+    card = card or cards().get(name)
+    if _is_there(name, store, card):
         return store.path(name)
     card = card or _card(name, store)
     waiting = Progress("lock", 0, None, f"another process fetches {name}; waiting for it")
     with store.locked(name, timeout_s, lambda: on_progress(waiting)):
-        if store.has(name):
+        if _is_there(name, store, card):
             return store.path(name)
         return _from_first_source(card, name, store, on_progress)
+
+
+def _is_there(name: str, store: Store, card: Card | None) -> bool:
+    """What has no card is kept, damaged or not: only whoever imported it can bring it again."""
+    return store.has(name) and (card is None or not store.is_damaged(name))
 
 
 def _card(name: str, store: Store) -> Card:

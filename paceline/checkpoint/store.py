@@ -29,7 +29,13 @@ from paceline.checkpoint.manifest import (
     write_manifest,
 )
 from paceline.checkpoint.progress import OnProgress, silent
-from paceline.types.errors import CheckpointError, DeadlineExceeded, InvalidRequest, NotFound
+from paceline.types.errors import (
+    CheckpointDamaged,
+    CheckpointError,
+    DeadlineExceeded,
+    InvalidRequest,
+    NotFound,
+)
 
 LOCK_TIMEOUT_S = 3600.0
 """How long to wait for another process that pulls or imports the same model."""
@@ -74,6 +80,14 @@ class Store:
 
     def manifest(self, name: str) -> Manifest:
         return read_manifest(self.path(name))
+
+    def is_damaged(self, name: str) -> bool:
+        """Whether the manifest of a stored checkpoint is no manifest."""
+        try:
+            self.manifest(name)
+        except CheckpointDamaged:
+            return True
+        return False
 
     def names(self) -> list[str]:
         if not self._models.is_dir():

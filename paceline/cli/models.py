@@ -26,7 +26,7 @@ T = TypeVar("T")
 def ensure_model(name: str, home: Home) -> Path:
     """Directory of the model, pulled with a progress bar if it is not in the store yet."""
     store = Store(home.path)
-    if store.has(name):
+    if store.has(name) and not store.is_damaged(name):
         return store.path(name)
     return with_progress(name, lambda report: pull(name, store, report))
 

@@ -60,4 +60,6 @@ def _route(facts: Facts, inst: InstanceBook) -> Route | None:
         pages_total=load.pages_total if load else seen.facts.kv_pages,
         prefix_queries=load.prefix_queries if load else 0,
         prefix_hits=load.prefix_hits if load else 0,
+        guesses_made=load.guesses_made if load else 0,
+        guesses_right=load.guesses_right if load else 0,
     )

@@ -71,7 +71,7 @@ def lay_out(spans: Sequence[Span], limits: Limits) -> Batch:
         page_ids.extend(span.pages)
         page_ids.extend([0] * (width - len(span.pages)))
         if span.sample:
-            sampled.append(len(positions) - 1)
+            sampled.extend(range(len(positions) - 1 - len(span.guesses), len(positions)))
     return Batch(positions, table_of_row, page_ids, (len(spans), width), sampled)
 
 
@@ -82,6 +82,11 @@ def _check(spans: Sequence[Span], limits: Limits) -> None:
         end = span.start + span.count
         if span.start < 0 or span.count < 1:
             raise EngineError(f"slot {span.slot}: no rows [{span.start}, {end})")
+        if len(span.guesses) >= span.count or (span.guesses and not span.sample):
+            raise EngineError(
+                f"slot {span.slot}: {len(span.guesses)} guesses in {span.count} rows, of which "
+                "the one before the guesses is to be sampled"
+            )
         if end > min(limits.max_context, limits.kv_pages * PAGE_TOKENS):
             raise EngineError(
                 f"slot {span.slot}: position {end - 1} is beyond the context of "

@@ -16,21 +16,29 @@ class Draft:
         self._token_ids: list[int] = []
         self._admitted: list[Admission] = []
         self._positions: dict[int, int] = {}
+        self._guesses: dict[int, tuple[int, ...]] = {}
 
     @property
     def spans(self) -> int:
         return len(self._spans)
 
-    def feed(self, slots: SlotTable, slot: int, count: int) -> None:
-        """The slot's next `count` ids; at its first ones the ranks are told who it is."""
+    @property
+    def rows(self) -> int:
+        return len(self._token_ids)
+
+    def feed(self, slots: SlotTable, slot: int, count: int, guesses: tuple[int, ...] = ()) -> None:
+        """The slot's next `count` ids, and guesses at those behind them; at its first ones the
+        ranks are told who it is."""
         sequence = slots.running[slot]
         if sequence.new:
             self._admitted.append(sequence.admission(slot))
-        self._token_ids += sequence.next_ids(count)
-        span = slots.feed(slot, count, self.number)
+        self._token_ids += (*sequence.next_ids(count), *guesses)
+        span = slots.feed(slot, count, self.number, guesses)
         self._spans.append(span)
         if span.sample:
             self._positions[slot] = sequence.emitted
+        if guesses:
+            self._guesses[slot] = guesses
 
     def step(self, freed: tuple[int, ...]) -> Step:
         return Step(
@@ -42,4 +50,4 @@ class Draft:
         )
 
     def flight(self) -> Flight:
-        return Flight(self.number, self._positions)
+        return Flight(self.number, self._positions, self._guesses)

@@ -10,7 +10,7 @@ any of these (the default of vLLM's API).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -22,6 +22,8 @@ from paceline.engine.sampling.uniform import uniform
 from paceline.types.errors import EngineError, InvalidRequest
 from paceline.types.limits import validate_ids, validate_params
 from paceline.types.step import Admission, SampledToken
+
+NO_GUESSES: Mapping[int, tuple[int, ...]] = {}
 
 
 class Sampler:
@@ -48,23 +50,33 @@ class Sampler:
         """Forgets a slot; an unknown one changes nothing."""
         self._slots.pop(slot, None)
 
-    def sample(self, slots: Sequence[int], logits: torch.Tensor) -> list[SampledToken]:
-        """Draws one token for each slot from its row of logits [len(slots), vocab], float32, and
-        moves the slot on by it.
+    def sample(
+        self,
+        slots: Sequence[int],
+        logits: torch.Tensor,
+        guesses: Mapping[int, tuple[int, ...]] = NO_GUESSES,
+    ) -> list[SampledToken]:
+        """Draws one token for each slot from its row of logits [rows, vocab], float32, and moves
+        the slot on by it. A slot with guesses has a row more for each of them, and goes on to it
+        when the token drawn is the one guessed.
 
         Raises EngineError, and then has moved no slot, where a slot is unknown or named twice, or
         the logits have another shape or dtype or are not finite.
         """
         samplers = self._samplers(slots)
-        rows = self._rows(len(slots), logits)
+        guessed = [guesses.get(slot, ()) for slot in slots]
+        rows = self._rows(len(slots) + sum(map(len, guessed)), logits)
         likeliest = rows.argmax(axis=1).tolist()
         peaks = [float(row[best]) for row, best in zip(rows, likeliest, strict=True)]
         if not all(map(math.isfinite, peaks)):
             raise EngineError(f"logits are not finite (largest of each row: {peaks})")
-        return [
-            sampler.next(row, best)
-            for sampler, row, best in zip(samplers, rows, likeliest, strict=True)
-        ]
+        drawn: list[SampledToken] = []
+        start = 0
+        for sampler, ahead in zip(samplers, guessed, strict=True):
+            stop = start + len(ahead) + 1
+            drawn += sampler.follow(ahead, rows[start:stop], likeliest[start:stop])
+            start = stop
+        return drawn
 
     def _samplers(self, slots: Sequence[int]) -> list[_SlotSampler]:
         unknown = [slot for slot in slots if slot not in self._slots]
@@ -92,6 +104,16 @@ class _SlotSampler:
         self._params = admission.params
         self._position = len(admission.emitted_ids)
         self._processors = make_processors(admission, vocabulary)
+
+    def follow(
+        self, guesses: tuple[int, ...], rows: NDArray[np.float32], likeliest: Sequence[int]
+    ) -> Iterator[SampledToken]:
+        """Tokens from the first of the rows, and from each that is behind a right guess."""
+        for row, best, guess in zip(rows, likeliest, (*guesses, None), strict=True):
+            token = self.next(row, best)
+            yield token
+            if token.id != guess:
+                return
 
     def next(self, row: Row, likeliest: int) -> SampledToken:
         """The next token from the model's logits [vocab], whose largest is at `likeliest`."""

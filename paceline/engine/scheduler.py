@@ -8,6 +8,8 @@ Policy
 - Each step takes decode rows first: least recently stepped first, and only this step's share of
   all decoding sequences, so that every batch in flight has some. To them come chunks of prompts,
   as many rows as `StepCost` finds good, shared out by `chunks`.
+- While few decode, each brings rows of guesses at its next tokens along, as far as `guess_rows`
+  go: they read the weights with the others. Nobody gives way for them.
 - Pages are given in order of arrival, and there nobody overtakes. A sequence is admitted when
   pages for all its ids are free, with some to spare, and takes further ones as it grows. When none
   is left, the sequence that came last gives all of its own back, waits at the head of the queue,
@@ -18,7 +20,7 @@ Policy
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping
 
 import msgspec
@@ -61,13 +63,15 @@ class Scheduler:
         vocab_size: int,
         eos_ids: frozenset[int],
         row_budget: int = 512,
+        guess_rows: int = 0,
         max_running: int = 64,
         max_waiting: int = 256,
         batches_in_flight: int = 1,
         cost: StepCost | None = None,
     ) -> None:
         """`row_budget` is per step; how many of them prompts get follows from `cost`, if that is
-        known. As many `batches_in_flight` as the line has ranks, or more, keep every rank at work.
+        known. Guesses are made as long as the decode rows and they are no more than `guess_rows`.
+        As many `batches_in_flight` as the line has ranks, or more, keep every rank at work.
         """
         if min(pages, max_context, vocab_size, row_budget) < 1:
             raise EngineError("pages, max_context, vocab_size and row_budget must be at least 1")
@@ -77,6 +81,9 @@ class Scheduler:
         self._vocab_size = vocab_size
         self._eos_ids = eos_ids
         self._row_budget = row_budget
+        self._guess_rows = min(guess_rows, row_budget)
+        self.guesses_made = 0
+        self.guesses_right = 0
         self._max_waiting = max_waiting
         self.batches_in_flight = batches_in_flight
         """May be changed at any time."""
@@ -236,8 +243,10 @@ class Scheduler:
         if len(self._line) >= self.batches_in_flight:
             return None
         draft = Draft(self._next_step)
-        for slot in self._decode_slots():
-            draft.feed(self._slots, slot, 1)
+        decoding = self._decode_slots()
+        most = self._guess_rows // len(decoding) - 1 if decoding else 0
+        for slot in decoding:
+            draft.feed(self._slots, slot, 1, self._guesses(slot, most))
         self._feed_prompts(draft)
         if not draft.spans and (self._line or not self._slots.has_freed):
             return None
@@ -268,6 +277,12 @@ class Scheduler:
             self._preempt_last()
         return False
 
+    def _guesses(self, slot: int, most: int) -> tuple[int, ...]:
+        if most < 1:
+            return ()
+        guesses = self._slots.running[slot].guess(most, self._max_context)
+        return guesses if self._slots.grow(slot, 1 + len(guesses)) else ()
+
     def _preempt_last(self) -> None:
         last = next(reversed(self._slots.running))
         self._waiting.appendleft(self._slots.retire(last))
@@ -284,7 +299,7 @@ class Scheduler:
                 self._slots.share_known(slot)
                 pending[slot] = sequence.pending
         good = self._cost.prompt_rows(draft.spans or int(decoding), sum(pending.values()))
-        budget = min(good, self._row_budget - draft.spans)
+        budget = min(good, self._row_budget - draft.rows)
         for slot, rows in share_out(pending, budget).items():
             if self._slots.may_feed(slot):
                 draft.feed(self._slots, slot, rows)
@@ -305,7 +320,7 @@ class Scheduler:
         if not self._line:
             raise EngineError(f"step {sampled.number} came back and none is in flight")
         self._line[0].verify(sampled, self._vocab_size)
-        self._line.popleft()
+        flight = self._line.popleft()
         self._slots.step_returned(sampled.number)
         tokens: list[Token] = []
         finished: list[Finished] = []
@@ -318,4 +333,14 @@ class Scheduler:
             if reason is not None:
                 finished.append(sequence.finished(reason))
                 self._end(sequence)
+        self._judge(flight, sampled)
         return Completion(tuple(tokens), tuple(finished))
+
+    def _judge(self, flight: Flight, sampled: Sampled) -> None:
+        drawn = Counter(token.slot for token in sampled.tokens)
+        for slot, guesses in flight.guesses.items():
+            right = drawn[slot] - 1
+            self.guesses_made += len(guesses)
+            self.guesses_right += right
+            if (sequence := self._slots.running.get(slot)) is not None:
+                sequence.judge(len(guesses), right)

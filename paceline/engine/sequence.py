@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from paceline.engine.lookup import Lookup
 from paceline.engine.prefix import KeyChain, PageKey
 from paceline.types.model import PAGE_TOKENS
 from paceline.types.step import Admission, SampledToken, Span
@@ -11,7 +12,8 @@ from paceline.types.stream import Finished, FinishReason, StreamRecord, Token
 class Sequence:
     """Its ids are fed in order; what is not yet fed is pending. Feeding the last id asks for a
     sample, whose id becomes the next pending one. Ids whose pages are known already need not be
-    fed, except the last one."""
+    fed, except the last one. Guesses at ids to come may be fed behind the last id: they count as
+    fed once they have turned out right."""
 
     def __init__(self, record: StreamRecord) -> None:
         self.record = record
@@ -21,7 +23,10 @@ class Sequence:
         self.last_step = -1
         """The newest step that names its slot."""
         self._prefill = 0
+        self._filled = 0
+        """Pages that were full of fed ids when it was last fed."""
         self._chain = KeyChain(self.ids)
+        self._lookup = Lookup(self.ids)
 
     @property
     def emitted(self) -> int:
@@ -49,16 +54,17 @@ class Sequence:
             return []
         return self._chain.first((len(self.ids) - 1) // PAGE_TOKENS)[self.fed // PAGE_TOKENS :]
 
-    def filled_by(self, span: Span) -> list[tuple[int, PageKey]]:
-        """Pages that the span fills to the end, and their keys."""
-        first, stop = span.start // PAGE_TOKENS, (span.start + span.count) // PAGE_TOKENS
-        if first == stop:
+    def newly_filled(self, pages: tuple[int, ...]) -> list[tuple[int, PageKey]]:
+        """Those of its pages that are full of fed ids since it was last asked, and their keys."""
+        first, self._filled = self._filled, self.fed // PAGE_TOKENS
+        if first == self._filled:
             return []
-        return list(zip(span.pages[first:stop], self._chain.first(stop)[first:], strict=True))
+        keys = self._chain.first(self._filled)[first:]
+        return list(zip(pages[first : self._filled], keys, strict=True))
 
     def take_slot(self, slot: int) -> None:
         """Starts from the first id: a new slot has nothing in its pages."""
-        self.slot, self.fed, self.last_step = slot, 0, -1
+        self.slot, self.fed, self._filled, self.last_step = slot, 0, 0, -1
         self._prefill = len(self.ids)
 
     def leave_slot(self) -> None:
@@ -76,16 +82,29 @@ class Sequence:
     def skip(self, pages: int) -> None:
         """So many pages more are there already."""
         self.fed += pages * PAGE_TOKENS
+        self._filled += pages
 
     def next_ids(self, count: int) -> list[int]:
         return self.ids[self.fed : self.fed + count]
 
-    def feed(self, slot: int, count: int, pages: tuple[int, ...], step: int) -> Span:
+    def guess(self, most: int, max_context: int) -> tuple[int, ...]:
+        """Ids that may come behind the pending one: no more than it can still use."""
+        left = self.record.params.max_tokens - self.emitted
+        return self._lookup.guess(min(most, left - 1, max_context - len(self.ids) - 1))
+
+    def judge(self, guessed: int, right: int) -> None:
+        self._lookup.judge(guessed, right)
+
+    def feed(
+        self, slot: int, count: int, pages: tuple[int, ...], step: int, guesses: tuple[int, ...]
+    ) -> Span:
         start, self.fed = self.fed, self.fed + count
         self.last_step = step
-        return Span(slot, start, count, pages, sample=self.pending == 0)
+        return Span(slot, start, count + len(guesses), pages, self.pending == 0, guesses)
 
     def append(self, drawn: SampledToken) -> Token:
+        if self.pending:  # a guess that was right: it was fed
+            self.fed += 1
         self.ids.append(drawn.id)
         record = self.record
         return Token(

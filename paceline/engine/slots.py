@@ -92,22 +92,23 @@ class SlotTable:
             return True
         return not any(key in self._filling for key in self.running[slot].keys_ahead()[:1])
 
-    def grow(self, slot: int) -> bool:
-        """Whether the slot has room for one more row, after taking a free page if it needs one."""
-        if self.pool.room(slot) >= pages_for(self.running[slot].fed + 1):
+    def grow(self, slot: int, rows: int = 1) -> bool:
+        """Whether the slot has room for more rows, after taking the free pages that it needs."""
+        missing = pages_for(self.running[slot].fed + rows) - self.pool.room(slot)
+        if missing <= 0:
             return True
-        if not self.pool.can_promise(1):
+        if not self.pool.can_promise(missing):
             return False
-        self.pool.promise(slot, 1)
+        self.pool.promise(slot, missing)
         return True
 
-    def feed(self, slot: int, count: int, step: int) -> Span:
-        """Puts the slot's next `count` rows into a step."""
+    def feed(self, slot: int, count: int, step: int, guesses: tuple[int, ...] = ()) -> Span:
+        """Puts the slot's next `count` rows into a step, and guesses behind them."""
         sequence = self.running[slot]
-        end = sequence.fed + count
+        end = sequence.fed + count + len(guesses)
         self.pool.draw(slot, end)
-        span = sequence.feed(slot, count, self.pool.table(slot, end), step)
-        self._filling |= {key: page for page, key in sequence.filled_by(span)}
+        span = sequence.feed(slot, count, self.pool.table(slot, end), step, guesses)
+        self._filling |= {key: page for page, key in sequence.newly_filled(span.pages)}
         return span
 
     def step_made(self, step: int) -> None:

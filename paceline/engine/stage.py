@@ -87,7 +87,8 @@ class Stage:
 
         x: on the first rank int64 token ids [rows], else hidden states float32 [rows, width].
         Returns hidden states [rows, width]; on the last rank logits float32
-        [spans that sample, vocab], in the order of the spans. `on_layer` follows each layer.
+        [rows that sample, vocab], in the order of the spans: a span's last row, and with guesses
+        those and the row before them. `on_layer` follows each layer.
 
         Raises EngineError, before KV is touched, on spans or inputs that do not fit; and when the
         result has NaN or infinite values.

@@ -130,19 +130,22 @@ class _Cluster(Collector):
         for labels, count in sorted(views.items()):
             instances.add_metric(labels, count)
         yield from (tasks, events, nodes, instances)
-        yield from _prefix_cache(self.news.routes)
+        yield from _of_lines(self.news.routes)
 
 
-def _prefix_cache(routes: tuple[Route, ...]) -> Iterator[Metric]:
-    """In tokens, as vLLM counts. A line's counts start again with its epoch."""
-    labels = ("model_name", "instance")
-    queries = CounterMetricFamily(
-        f"{_PREFIX}_prefix_cache_queries", "Prompt tokens looked for in KV pages.", labels=labels
-    )
-    hits = CounterMetricFamily(
-        f"{_PREFIX}_prefix_cache_hits", "Prompt tokens found there.", labels=labels
-    )
-    for route in routes:
-        queries.add_metric((route.model, route.instance), route.prefix_queries)
-        hits.add_metric((route.model, route.instance), route.prefix_hits)
-    yield from (queries, hits)
+_LINE_COUNTERS = (
+    ("prefix_cache_queries", "Prompt tokens looked for in KV pages.", "prefix_queries"),
+    ("prefix_cache_hits", "Prompt tokens found there.", "prefix_hits"),
+    ("spec_decode_num_draft_tokens", "Guesses at next tokens.", "guesses_made"),
+    ("spec_decode_num_accepted_tokens", "Guesses that were right.", "guesses_right"),
+)
+"""Name, help, and the route's field."""
+
+
+def _of_lines(routes: tuple[Route, ...]) -> Iterator[Metric]:
+    """In tokens, under vLLM's names. A line's counts start again with its epoch."""
+    for name, text, field in _LINE_COUNTERS:
+        family = CounterMetricFamily(f"{_PREFIX}_{name}", text, labels=("model_name", "instance"))
+        for route in routes:
+            family.add_metric((route.model, route.instance), getattr(route, field))
+        yield family

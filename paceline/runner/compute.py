@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -14,7 +14,7 @@ from paceline.engine.stage import Stage
 from paceline.runner.pulse import Pulse
 from paceline.types.errors import EngineError
 from paceline.types.model import Shard
-from paceline.types.step import Sampled, Step
+from paceline.types.step import Sampled, SampledToken, Step
 
 # A frame's memory, which nobody writes.
 warnings.filterwarnings("ignore", "The given buffer is not writable")
@@ -94,8 +94,9 @@ class Compute:
             output = self.stage.forward(step.spans, self._input(step, payload), self._pulse.tick)
         if not self.shard.is_last:
             return Hidden(step, torch.empty(0) if output is None else output)
-        slots = [span.slot for span in step.spans if span.sample]
-        tokens = self._sampler.sample(slots, output) if slots and output is not None else []
+        tokens: Sequence[SampledToken] = ()
+        if step.sampling and output is not None:
+            tokens = self._sampler.sample(step.sampling, output, step.guesses)
         return Sampled(number=step.number, tokens=tuple(tokens))
 
     def _input(self, step: Step, payload: memoryview | None) -> torch.Tensor:

@@ -241,6 +241,8 @@ class Driver:
             tokens_emitted=self._emitted,
             prefix_queries=scheduler.prefix_queries,
             prefix_hits=scheduler.prefix_hits,
+            guesses_made=scheduler.guesses_made,
+            guesses_right=scheduler.guesses_right,
         )
 
     def _send(self, peer: bytes, message: FromDriver) -> None:

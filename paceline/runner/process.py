@@ -15,6 +15,7 @@ import msgspec
 import structlog
 import zmq
 
+from paceline.engine.lookup import GUESS_ROWS
 from paceline.engine.pace import seconds_per_byte
 from paceline.engine.scheduler import Scheduler
 from paceline.engine.stepcost import StepCost
@@ -361,6 +362,7 @@ def _driver(line: Line, loaded: Loaded, task: Connect) -> Driver | None:
         batches_in_flight=depth.batches,
         eos_ids=loaded.eos_ids,
         row_budget=ROWS_PER_STEP,
+        guess_rows=GUESS_ROWS,
         cost=cost,
     )
     return Driver(scheduler, cost, depth, line.front)

@@ -35,5 +35,7 @@ class Trips:
         step, left_at = self._out.popleft()
         took_s = now - max(left_at, self._returned_at)
         self._returned_at = now
-        decode_rows = sum(span.count == 1 for span in step.spans)
-        return Trip(decode_rows, step.rows - decode_rows, took_s, now - left_at)
+        decode_rows = sum(span.count == 1 + len(span.guesses) for span in step.spans)
+        guesses = sum(len(span.guesses) for span in step.spans)
+        prompt_rows = step.rows - decode_rows - guesses
+        return Trip(decode_rows, prompt_rows, took_s, now - left_at)

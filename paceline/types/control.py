@@ -135,6 +135,8 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     """Pages of the whole line: no single stream can be longer than pages_total * PAGE_TOKENS."""
     prefix_queries: int = 0
     prefix_hits: int = 0
+    guesses_made: int = 0
+    guesses_right: int = 0
     """Tokens, as `StreamLoad` counts them; for metrics."""
 
 

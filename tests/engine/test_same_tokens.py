@@ -1,5 +1,6 @@
 """The real model writes the same tokens whatever happens to a stream, greedy and seeded: alone, in
-a batch of 32, over one, two and three ranks, after giving way, and on pages that another filled."""
+a batch of 32, over one, two and three ranks, after giving way, on pages that another filled, and
+with guesses."""
 
 from __future__ import annotations
 
@@ -9,9 +10,11 @@ import torch
 from tokenizers import Tokenizer
 
 from paceline.checkpoint import read_eos_ids
+from paceline.engine.lookup import GUESS_ROWS
 from paceline.engine.sampler import Sampler
 from paceline.engine.scheduler import Scheduler
 from paceline.types.ids import StreamId
+from paceline.types.model import PAGE_TOKENS
 from paceline.types.step import Sampled, Step
 from paceline.types.stream import SamplingParams, StreamRecord
 from tests.engine.conftest import OPS
@@ -39,13 +42,19 @@ class Traffic:
     """A scheduler before a line of stages; steps go through them in order."""
 
     def __init__(
-        self, line: Line, *, ranks: int, pages: int = PAGES, row_budget: int = 160
+        self,
+        line: Line,
+        *,
+        ranks: int,
+        pages: int = PAGES,
+        row_budget: int = 160,
+        guess_rows: int = 0,
     ) -> None:
         self._line = line
         self._eos_ids = read_eos_ids(smollm2_dir())
         self.scheduler = Scheduler(
             pages=pages, max_context=2048, vocab_size=VOCAB, eos_ids=self._eos_ids,
-            row_budget=row_budget, batches_in_flight=ranks,
+            row_budget=row_budget, guess_rows=guess_rows, batches_in_flight=ranks,
         )  # fmt: skip
         self._sampler = Sampler(VOCAB, self._eos_ids)
         self.admissions = 0
@@ -74,8 +83,8 @@ class Traffic:
             return Sampled(number=step.number)
         with torch.inference_mode():
             logits = self._line.step(step.spans, step.token_ids)
-        slots = [span.slot for span in step.spans if span.sample]
-        return Sampled(number=step.number, tokens=tuple(self._sampler.sample(slots, logits)))
+        drawn = self._sampler.sample(step.sampling, logits, step.guesses)
+        return Sampled(number=step.number, tokens=tuple(drawn))
 
 
 def _record(name: str, prompt: list[int], new: int = NEW_TOKENS, **params: float) -> StreamRecord:
@@ -128,3 +137,25 @@ def test_the_same_tokens_whatever_happens(dtype: str) -> None:
         assert narrow.admissions == 3
         in_order = [found[record.stream_id] for record in _watched("narrow")]
         assert in_order == truth, (ranks, "after giving way")
+
+
+def test_the_same_tokens_with_guesses() -> None:
+    """Some of which are right, and some wrong; the pages that right ones filled are as good as
+    others."""
+    line = Line(smollm2_dir(), SIZES[2], OPS[-1], kv_pages=PAGES, dtype="int8")
+    ids = Tokenizer.from_file(str(smollm2_dir() / "tokenizer.json")).encode(f"{TEXT} The").ids
+    asked = [
+        _record(name, ids, new=70, temperature=temperature)
+        for name, temperature in (("greedy", 0.0), ("seeded", 0.5))
+    ]
+    truth = Traffic(line, ranks=1).run(asked)
+    longer = [_record(f"{name} again", [*ids, *truth[name]], temperature=0.0) for name in truth]
+    after = Traffic(line, ranks=1).run(longer)
+    for ranks in (1, 2):
+        guessing = Traffic(line, ranks=ranks, guess_rows=GUESS_ROWS)
+        assert guessing.run(asked) == truth
+        assert 0 < guessing.scheduler.guesses_right < guessing.scheduler.guesses_made
+        hits = guessing.scheduler.prefix_hits
+        assert guessing.run(longer) == after
+        whole = (len(ids) + 69) // PAGE_TOKENS
+        assert guessing.scheduler.prefix_hits - hits == len(longer) * whole * PAGE_TOKENS

@@ -53,6 +53,28 @@ def sample_one(logits: list[float] | torch.Tensor, **changes: Any) -> SampledTok
     return token
 
 
+@pytest.mark.parametrize("right", range(4))
+@pytest.mark.parametrize(
+    "wish",
+    [{"temperature": 0.0}, {}, {"repetition_penalty": 1.3, "logprobs": 2}, {"min_tokens": 3}],
+)
+def test_guesses_change_no_token(right: int, wish: dict[str, Any]) -> None:
+    """Rows behind right guesses are drawn from as steps of their own would be; others are not."""
+    plain, history = sampler_of(admission(**wish)), [1, 2, 3]
+    expected, rows = [], []
+    for _ in range(4):
+        rows.append(model(history))
+        expected += plain.sample([0], rows[-1][None])
+        history.append(expected[-1].id)
+    guesses = [token.id for token in expected[:right]]
+    if right < 3:
+        guesses.append((expected[right].id + 1) % VOCAB)
+    sampler = sampler_of(admission(**wish), admission(slot=1))
+    logits = torch.stack([model([9]), *rows[: len(guesses) + 1]])
+    _, *drawn = sampler.sample([1, 0], logits, {0: tuple(guesses)})
+    assert drawn == expected[: right + 1]
+
+
 def model(history: list[int]) -> torch.Tensor:
     """Logits that depend on every token before, as a model's do."""
     draw_logits = torch.Generator().manual_seed(hash(tuple(history)) % 2**62)

@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from paceline.engine import scheduler as scheduler_module
 from paceline.engine.scheduler import Completion, Scheduler
@@ -501,4 +502,74 @@ def test_a_newcomer_leaves_a_page_for_each_that_runs() -> None:
 
 
 def test_the_fake_model_is_not_trivial() -> None:
-    assert len({next_id([1] * n) for n in range(1, 50)}) > 20
+    assert len({next_id([1] * n) for n in range(1, 99)}) > 10
+    ids = [1, 2]
+    while len(ids) < 99:
+        ids.append(next_id(ids))
+    assert len(set(ids)) > 10
+
+
+# --- guesses -------------------------------------------------------------------------------------
+
+
+def test_guesses_bring_the_same_tokens_in_fewer_steps() -> None:
+    steps: dict[int, int] = {}
+    for guess_rows in (0, 16):
+        scheduler, line = make(guess_rows=guess_rows), line_of()
+        asked = record(max_tokens=300)
+        scheduler.submit(asked)
+        assert emitted(drain(scheduler, line)) == answer(asked, 1024)[0]
+        steps[guess_rows] = line.last_number
+    assert steps[16] < 0.8 * steps[0]
+    assert 0 < scheduler.guesses_right < scheduler.guesses_made
+    assert scheduler.guesses_right >= steps[0] - steps[16]
+
+
+def test_rows_of_guesses_are_shared_out_and_end_where_many_decode() -> None:
+    for streams, most in ((1, 7), (4, 3), (8, 1), (9, 0)):
+        scheduler, line = make(guess_rows=16, pages=99), line_of()
+        for i in range(streams):
+            scheduler.submit(record(name=f"s{i}", max_tokens=200))
+        found: set[int] = set()
+        while not scheduler.idle:
+            (step,) = fill(scheduler, line)
+            found |= {len(span.guesses) for span in step.spans}
+            assert len(step.spans) == streams
+            if scheduler.complete(line.run()).finished:
+                break
+        assert max(found) == most
+
+
+def own_words(count: int) -> tuple[int, ...]:
+    """As the model goes on by itself: it repeats itself, and so is easy to guess."""
+    ids = [1, 2]
+    while len(ids) < count:
+        ids.append(next_id(ids))
+    return tuple(ids)
+
+
+@pytest.mark.parametrize("most", range(1, 12))
+def test_nothing_is_guessed_that_there_is_no_room_for(most: int) -> None:
+    for bounds in ({}, {"max_context": 60 + most}):
+        scheduler, line = make(guess_rows=16, **bounds), line_of()
+        asked = record(prompt=60, max_tokens=200 if bounds else most)
+        asked = replace(asked, prompt_ids=own_words(60))
+        scheduler.submit(asked)
+        fed = 0
+        while not scheduler.idle:
+            for step in fill(scheduler, line):
+                fed = max([fed, *(span.start + span.count for span in step.spans)])
+            scheduler.complete(line.run())
+        assert fed == 60 + most - 1
+
+
+def test_guesses_take_no_page_from_anybody() -> None:
+    """Two streams and room for one: whoever gives way does so for ids, not for guesses."""
+    plain, guessing = make(pages=3), make(pages=3, guess_rows=16)
+    for scheduler in (plain, guessing):
+        line = line_of()
+        for name in ("a", "b"):
+            scheduler.submit(replace(record(name=name, max_tokens=70), prompt_ids=own_words(50)))
+        done = drain(scheduler, line)
+        assert len(line.admissions) == 3
+        assert len(emitted(done, "a")) == len(emitted(done, "b")) == 70

@@ -46,14 +46,23 @@ class SchedulerMachine(RuleBasedStateMachine):
         pages=st.integers(3, 12),
         max_context=st.sampled_from([100, 192, 500]),
         row_budget=st.sampled_from([1, 3, 16, 64, 300]),
+        guess_rows=st.sampled_from([0, 4, 16, 200]),
         max_running=st.integers(1, 6),
         batches=st.integers(1, 4),
     )
     def start(
-        self, pages: int, max_context: int, row_budget: int, max_running: int, batches: int
+        self,
+        pages: int,
+        max_context: int,
+        row_budget: int,
+        guess_rows: int,
+        max_running: int,
+        batches: int,
     ) -> None:
         self.max_context = max_context
         self.clients: dict[StreamId, Client] = {}
+        self.ended: set[StreamId] = set()
+        """Those that this scheduler has brought to their end."""
         self.line = FakeLine(row_budget=row_budget, batches_in_flight=batches)
         self.make = lambda: Scheduler(
             pages=pages,
@@ -61,6 +70,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             vocab_size=VOCAB,
             eos_ids=frozenset({EOS}),
             row_budget=row_budget,
+            guess_rows=guess_rows,
             max_running=max_running,
             max_waiting=MAX_WAITING,
             batches_in_flight=self.line.batches_in_flight,
@@ -97,6 +107,8 @@ class SchedulerMachine(RuleBasedStateMachine):
     @rule(name=streams, older=st.integers(0, 1))
     def submit_again(self, name: StreamId, older: int) -> None:
         client = self.clients[name]
+        if client.end is not None and name not in self.ended:
+            return  # it ended on another line, of which this one knows nothing
         if client.record.attempt >= older and not (client.cancelled and not client.ids):
             before = self.scheduler.waiting, self.scheduler.running
             record = client.record
@@ -157,6 +169,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert client.end is None, "a stream ends once"
             assert (end.attempt, end.emitted) == (client.record.attempt, len(client.ids))
             client.end = end
+            self.ended.add(end.stream_id)
 
     @rule(turns=st.integers(1, 60), lag=st.integers(0, 3))
     def run(self, turns: int, lag: int) -> None:
@@ -173,6 +186,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         full_pages = self.scheduler.full_pages
         self.scheduler = self.make()
         self.scheduler.recall(full_pages)
+        self.ended.clear()
         for name in self.clients:
             self.resume(name)
 

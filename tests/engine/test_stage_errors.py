@@ -45,6 +45,8 @@ GOOD = Span(1, 0, 3, (0,), True)
         ([Span(1, 384, 2, tuple(range(6)) * 2, True)], "the 6 KV pages"),
         ([GOOD, Span(1, 0, 3, (1,), True)], "two spans in one step"),
         ([GOOD, Span(2, 0, 3, (0,), True)], "slot 2: a page would be written twice"),
+        ([Span(1, 0, 3, (0,), True, (4, 5, 6))], "slot 1: 3 guesses in 3 rows"),
+        ([Span(1, 0, 3, (0,), False, (4,))], "slot 1: 1 guesses in 3 rows"),
         ([Span(1, 0, 100, (3, 3), True)], "slot 1: a page would be written twice"),
     ],
 )

@@ -158,6 +158,9 @@ class Schedule:
                 return f"{runner.name} is ending"
             if runner.mailbox is not None and (task := runner.mailbox.in_hand) is not None:
                 return f"{runner.name} is at {task.task_id}"
+        for name, patience in book.blank_patience.items():
+            if world.nodes[name].up and patience.not_before > world.now:
+                return f"{name} waits before it starts another blank runner"
         for known in book.runners.values():
             if known.kill or world.runner(known.id) is None:
                 return f"{known.id} is to end, or has ended"

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from paceline.engine.flight import Flight
+from paceline.engine.lookup import FIRST_GUESSES, MOST_GUESSES, Lookup
+from paceline.types.errors import EngineError
+from paceline.types.step import Sampled, SampledToken
+
+IDS = st.lists(st.integers(0, 3), max_size=40)
+
+
+def trusting(ids: list[int]) -> Lookup:
+    lookup = Lookup(ids)
+    for _ in range(3):
+        lookup.judge(2, 2)
+        lookup.judge(MOST_GUESSES, MOST_GUESSES)
+    return lookup
+
+
+def test_what_came_behind_two_ids_comes_again():
+    assert trusting([5, 1, 2, 7, 8, 9, 1, 2]).guess(3) == (7, 8, 9)
+
+
+def test_what_came_last_counts():
+    assert trusting([1, 2, 7, 1, 2, 8, 1, 2]).guess(1) == (8,)
+
+
+def test_what_repeats_goes_on_repeating():
+    assert trusting([4, 1, 2, 3, 1, 2]).guess(7) == (3, 1, 2, 3, 1, 2, 3)
+    assert trusting([6, 6, 6]).guess(3) == (6, 6, 6)
+
+
+def test_nothing_is_guessed_of_what_is_new():
+    for ids in ([], [1], [1, 2], [1, 2, 3, 4]):
+        assert Lookup(ids).guess(7) == ()
+
+
+def test_the_list_may_grow():
+    ids = [1, 2, 3]
+    lookup = Lookup(ids)
+    assert lookup.guess(7) == ()
+    ids += [1, 2]
+    assert lookup.guess(1) == (3,)
+
+
+def test_right_guesses_are_followed_by_more_of_them():
+    ids = [1, 2, 3] * 5
+    lookup = Lookup(ids)
+    assert len(lookup.guess(7)) == FIRST_GUESSES
+    lookup.judge(2, 2)
+    assert len(lookup.guess(7)) == 5
+    lookup.judge(5, 5)
+    assert len(lookup.guess(9)) == MOST_GUESSES
+    lookup.judge(7, 3)
+    assert len(lookup.guess(7)) == 3
+    lookup.judge(3, 0)
+    assert len(lookup.guess(7)) == 1
+    lookup.judge(0, 0)
+    assert len(lookup.guess(7)) == 1
+
+
+@given(ids=IDS, most=st.integers(-1, 9))
+def test_guesses_are_few_and_of_what_was_there(ids: list[int], most: int):
+    guesses = trusting(ids).guess(most)
+    assert len(guesses) <= max(min(most, MOST_GUESSES), 0)
+    triples = {tuple(ids[i : i + 3]) for i in range(len(ids) - 2)}
+    if guesses:
+        assert (*ids[-2:], guesses[0]) in triples
+
+
+def _verify(guesses: tuple[int, ...], *ids: int, first: int = 4) -> bool:
+    flight = Flight(1, {9: 4}, {9: guesses} if guesses else {})
+    tokens = tuple(SampledToken(9, first + i, id) for i, id in enumerate(ids))
+    try:
+        flight.verify(Sampled(number=1, tokens=tokens), vocab_size=100)
+    except EngineError:
+        return False
+    return True
+
+
+def test_as_many_tokens_come_back_as_guesses_were_right():
+    assert _verify((), 5)
+    assert _verify((5, 6), 7)
+    assert _verify((5, 6), 5, 7)
+    assert _verify((5, 6), 5, 6, 7)
+
+
+def test_anything_else_breaks_the_line():
+    assert not _verify(())
+    assert not _verify((), 5, 6)
+    assert not _verify((5, 6), 5), "a right guess is followed by another token"
+    assert not _verify((5, 6), 7, 6), "a wrong one by none"
+    assert not _verify((5, 6), 5, 6, 7, 8)
+    assert not _verify((5, 6), 7, first=5)
