@@ -20,7 +20,9 @@ def measure(plan: Plan) -> Result:
     model = default_model()
     text = Text(model.checkpoint)
     threads = usable_cpus()
-    contenders = {one.name: one for one in (paceline(model, d, threads) for d in DTYPES)}
+    contenders = {
+        one.name: one for one in (paceline(model, d, threads, guesses=False) for d in DTYPES)
+    }
     with started(list(contenders.values())) as (workers, failed):
         outcomes, broken = run_kinds(workers, text, plan.rounds)
         facts = {name: workers[name].facts for name in outcomes}
@@ -64,7 +66,7 @@ def _speeds(
         rows.append((
             name,
             *(rate(figure(rates[name][kind])) for kind in KINDS),
-            ms(figure([each.prefill_s for each in one]).median),
+            ms(figure([each.prefill_s / KINDS["1 stream"].turns for each in one]).median),
             ms(figure([each.prefill_s for each in long]).median),
             f"{ms(gap(one, 0.5))}, {ms(gap(one, 0.99))}",
             f"{ms(gap(many, 0.5))}, {ms(gap(many, 0.99))}",

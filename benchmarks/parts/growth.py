@@ -31,7 +31,7 @@ def measure(plan: Plan) -> Result:
         f"{MIXED} streams, context {SHORT}": Work(text.prompts(MIXED, SHORT), NEW),
         f"the same beside one of {LONG}": Work([*text.prompts(MIXED, SHORT), long], NEW),
     }
-    with started([paceline(model, "int8", usable_cpus())]) as (workers, failed):
+    with started([paceline(model, "int8", usable_cpus(), guesses=False)]) as (workers, failed):
         jobs = {
             what: partial(worker.run, work)
             for worker in workers.values()

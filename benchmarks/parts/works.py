@@ -36,22 +36,26 @@ class Kind(msgspec.Struct, frozen=True):
     streams: int
     prompt: int
     new: int
+    turns: int = 1
+    """So often, with other prompts each time, one after the other: what a stream costs may depend
+    on what it says."""
 
-    def work(self, text: Text) -> Work:
-        return Work(text.prompts(self.streams, self.prompt), self.new)
+    def works(self, text: Text) -> list[Work]:
+        prompts = text.prompts(self.turns * self.streams, self.prompt)
+        return [Work(prompts[turn :: self.turns], self.new) for turn in range(self.turns)]
 
-    def short(self, text: Text) -> Work:
-        return Work(text.prompts(self.streams, self.prompt), min(self.new, WARM))
+    def short(self, text: Text) -> list[Work]:
+        return [Work(text.prompts(self.streams, self.prompt), min(self.new, WARM))]
 
     def tokens_per_s(self, outcome: Outcome) -> float:
         """Generated tokens after each stream's first, or prompt tokens where only that is asked."""
         if self.new == 1:
-            return self.streams * self.prompt / outcome.prefill_s
+            return self.turns * self.streams * self.prompt / outcome.prefill_s
         return outcome.decoded / outcome.decode_s
 
 
 KINDS: Mapping[str, Kind] = {
-    "1 stream": Kind(1, PROMPT, NEW),
+    "1 stream": Kind(1, PROMPT, NEW, turns=8),
     "8 streams": Kind(8, PROMPT, NEW),
     "32 streams": Kind(32, PROMPT, NEW),
     "prefill, 500": Kind(1, LONG_PROMPT, 1),
@@ -69,9 +73,11 @@ def run_kinds(
     that never failed, and the others' reasons."""
     pairs = [(name, kind) for kind in KINDS for name in workers]
 
-    def jobs(works: Mapping[str, Work], but: Collection[str]) -> dict[str, Callable[[], Outcome]]:
+    def jobs(
+        works: Mapping[str, list[Work]], but: Collection[str]
+    ) -> dict[str, Callable[[], Outcome]]:
         return {
-            f"{name}/{kind}": partial(workers[name].run, works[kind])
+            f"{name}/{kind}": partial(_one_by_one, workers[name], works[kind])
             for name, kind in pairs
             if name not in but
         }
@@ -79,7 +85,7 @@ def run_kinds(
     short = {kind: one.short(text) for kind, one in KINDS.items()}
     _, cold = interleaved(1, jobs(short, ()), Failed)
     failed = {name.split("/")[0]: why for name, why in cold.items()}
-    works = {kind: one.work(text) for kind, one in KINDS.items()}
+    works = {kind: one.works(text) for kind, one in KINDS.items()}
     found, broken = interleaved(rounds, jobs(works, failed), Failed)
     failed |= {name.split("/")[0]: why for name, why in broken.items()}
     return {
@@ -87,6 +93,17 @@ def run_kinds(
         for name in workers
         if name not in failed
     }, failed
+
+
+def _one_by_one(worker: Worker, works: list[Work]) -> Outcome:
+    done = [worker.run(work) for work in works]
+    return Outcome(
+        prefill_s=sum(one.prefill_s for one in done),
+        decode_s=sum(one.decode_s for one in done),
+        decoded=sum(one.decoded for one in done),
+        answers=[ids for one in done for ids in one.answers],
+        gaps_s=[gap_s for one in done for gap_s in one.gaps_s],
+    )
 
 
 def gap(outcomes: list[Outcome], part: float) -> float:

@@ -76,7 +76,7 @@ def test_only_those_that_were_named_take_part() -> None:
 
 def test_the_engine_is_set_against_the_machines_limits() -> None:
     text = drawn(engine.measure(Plan(1, ())))
-    assert "| Paceline int8 | 1 MiB | 100 tok/s | 64 % | 10000 tok/s | 20 % | 5 % |" in text
+    assert "| Paceline int8, no guesses | 1 MiB | 100 tok/s | 64 % | 10000 tok/s | 20 % | 5 % |" in text
     assert "Not run: Paceline float32: it died" in text
 
 
