@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
 
@@ -15,6 +16,8 @@ from paceline.bench import quantile
 
 PROMPT, NEW = 32, 65
 LONG_PROMPT = 500
+REST_S = 0.5
+"""Before each piece of work: some systems' threads spin on for a while when theirs is done."""
 WARM = 16
 """New tokens that warm a system, and its buffers, up."""
 
@@ -96,6 +99,7 @@ def run_kinds(
 
 
 def _one_by_one(worker: Worker, works: list[Work]) -> Outcome:
+    time.sleep(REST_S)
     done = [worker.run(work) for work in works]
     return Outcome(
         prefill_s=sum(one.prefill_s for one in done),

@@ -107,8 +107,8 @@ class Paceline:
             return scheduler.complete(Sampled(number=step.number)).tokens
         logits = self._stage.forward(step.spans, torch.tensor(step.token_ids, dtype=torch.int64))
         tokens: tuple[SampledToken, ...] = ()
-        if step.sampling:
-            tokens = tuple(sampler.sample(step.sampling, logits, step.guesses))
+        if step.sampled_slots:
+            tokens = tuple(sampler.sample(step.sampled_slots, logits, step.guesses))
         return scheduler.complete(Sampled(number=step.number, tokens=tokens)).tokens
 
 

@@ -45,7 +45,7 @@ class Level(msgspec.Struct, frozen=True, kw_only=True):
     """Time to the first token."""
     first_p99_s: float
     gap_p50_s: float
-    """Between tokens of one stream."""
+    """Between pieces of one stream, each of one token or more."""
     gap_p99_s: float
 
 

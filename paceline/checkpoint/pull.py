@@ -46,18 +46,19 @@ def pull(
     source and its reason, when none could deliver.
     """
     card = card or cards().get(name)
-    if _is_there(name, store, card):
+    if is_stored(name, store, card):
         return store.path(name)
     card = card or _card(name, store)
     waiting = Progress("lock", 0, None, f"another process fetches {name}; waiting for it")
     with store.locked(name, timeout_s, lambda: on_progress(waiting)):
-        if _is_there(name, store, card):
+        if is_stored(name, store, card):
             return store.path(name)
         return _from_first_source(card, name, store, on_progress)
 
 
-def _is_there(name: str, store: Store, card: Card | None) -> bool:
-    """What has no card is kept, damaged or not: only whoever imported it can bring it again."""
+def is_stored(name: str, store: Store, card: Card | None) -> bool:
+    """And sound, if it could be pulled again: what has no card is kept as it is, for only whoever
+    imported it can bring it again."""
     return store.has(name) and (card is None or not store.is_damaged(name))
 
 

@@ -99,7 +99,9 @@ class Store:
 
     def whole(self, name: str, digest: str) -> Path | None:
         """Directory of the stored checkpoint of this name, if it has this content."""
-        return self.path(name) if self.has(name) and self.manifest(name).digest == digest else None
+        if not self.has(name) or self.is_damaged(name):
+            return None
+        return self.path(name) if self.manifest(name).digest == digest else None
 
     def partial(self, digest: str) -> Path:
         """Where the chunks of a checkpoint lie that is not here as a whole. Raises

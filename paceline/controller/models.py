@@ -8,8 +8,10 @@ from pathlib import Path
 
 import msgspec
 
+from paceline.checkpoint.cards import cards
 from paceline.checkpoint.facts import model_facts
 from paceline.checkpoint.manifest import MANIFEST_NAME
+from paceline.checkpoint.pull import is_stored
 from paceline.checkpoint.store import Store
 from paceline.controller.facts import ModelSeen
 from paceline.controller.pull import Report
@@ -53,9 +55,9 @@ class Models:
         return {name: self._seen(name) for name in set(names)}
 
     def facts(self, name: str) -> ModelFacts | None:
-        """Sizes of a model that is on disk, None if it is not. Raises PacelineError if what is
-        there cannot be read."""
-        if not self.store.has(name):
+        """Sizes of a model that is on disk, None if it is not, or is to be pulled again. Raises
+        PacelineError if what is there cannot be read."""
+        if not is_stored(name, self.store, cards().get(name)):
             self._known.pop(name, None)
             return None
         directory = self.store.path(name)

@@ -83,6 +83,7 @@ class Scheduler:
         self._row_budget = row_budget
         self._guess_rows = min(guess_rows, row_budget)
         self.guesses_made = 0
+        """At next tokens, in steps that came back."""
         self.guesses_right = 0
         self._max_waiting = max_waiting
         self.batches_in_flight = batches_in_flight
@@ -278,10 +279,8 @@ class Scheduler:
         return False
 
     def _guesses(self, slot: int, most: int) -> tuple[int, ...]:
-        if most < 1:
-            return ()
-        guesses = self._slots.running[slot].guess(most, self._max_context)
-        return guesses if self._slots.grow(slot, 1 + len(guesses)) else ()
+        most = min(most, self._slots.spare_rows(slot) - 1)
+        return self._slots.running[slot].guess(most, self._max_context) if most > 0 else ()
 
     def _preempt_last(self) -> None:
         last = next(reversed(self._slots.running))
@@ -298,7 +297,7 @@ class Scheduler:
             else:
                 self._slots.share_known(slot)
                 pending[slot] = sequence.pending
-        good = self._cost.prompt_rows(draft.spans or int(decoding), sum(pending.values()))
+        good = self._cost.prompt_rows(draft.rows or int(decoding), sum(pending.values()))
         budget = min(good, self._row_budget - draft.rows)
         for slot, rows in share_out(pending, budget).items():
             if self._slots.may_feed(slot):

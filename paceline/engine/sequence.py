@@ -103,8 +103,9 @@ class Sequence:
         return Span(slot, start, count + len(guesses), pages, self.pending == 0, guesses)
 
     def append(self, drawn: SampledToken) -> Token:
-        if self.pending:  # a guess that was right: it was fed
-            self.fed += 1
+        # Nothing is pending while a sample is in flight; so this one was drawn behind a guess that
+        # was right, which is the pending id, and was fed.
+        self.fed += self.pending
         self.ids.append(drawn.id)
         record = self.record
         return Token(

@@ -92,15 +92,18 @@ class SlotTable:
             return True
         return not any(key in self._filling for key in self.running[slot].keys_ahead()[:1])
 
-    def grow(self, slot: int, rows: int = 1) -> bool:
-        """Whether the slot has room for more rows, after taking the free pages that it needs."""
-        missing = pages_for(self.running[slot].fed + rows) - self.pool.room(slot)
-        if missing <= 0:
+    def grow(self, slot: int) -> bool:
+        """Whether the slot has room for one more row, after taking a free page if it needs one."""
+        if self.spare_rows(slot) > 0:
             return True
-        if not self.pool.can_promise(missing):
+        if not self.pool.can_promise(1):
             return False
-        self.pool.promise(slot, missing)
+        self.pool.promise(slot, 1)
         return True
+
+    def spare_rows(self, slot: int) -> int:
+        """Rows for which the slot has room without another page."""
+        return self.pool.room(slot) * PAGE_TOKENS - self.running[slot].fed
 
     def feed(self, slot: int, count: int, step: int, guesses: tuple[int, ...] = ()) -> Span:
         """Puts the slot's next `count` rows into a step, and guesses behind them."""

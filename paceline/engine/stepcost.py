@@ -30,7 +30,8 @@ CHUNKS_PER_RANK = 2
 
 
 class StepCost:
-    """A step of d decode and p prompt rows takes decode_s(d) + p * row_s."""
+    """A step of d decode and p prompt rows takes decode_s(d) + p * row_s. Guesses are decode
+    rows."""
 
     def __init__(self, most_rows: int, ranks: int = 1) -> None:
         """`most_rows`: of prompts in one step."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter as Count
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -130,22 +130,22 @@ class _Cluster(Collector):
         for labels, count in sorted(views.items()):
             instances.add_metric(labels, count)
         yield from (tasks, events, nodes, instances)
-        yield from _of_lines(self.news.routes)
+        yield from _line_counters(self.news.routes)
 
 
-_LINE_COUNTERS = (
-    ("prefix_cache_queries", "Prompt tokens looked for in KV pages.", "prefix_queries"),
-    ("prefix_cache_hits", "Prompt tokens found there.", "prefix_hits"),
-    ("spec_decode_num_draft_tokens", "Guesses at next tokens.", "guesses_made"),
-    ("spec_decode_num_accepted_tokens", "Guesses that were right.", "guesses_right"),
+_LINE_COUNTERS: tuple[tuple[str, str, Callable[[Route], int]], ...] = (
+    ("prefix_cache_queries", "Prompt tokens looked for in KV pages.", lambda r: r.prefix_queries),
+    ("prefix_cache_hits", "Prompt tokens found there.", lambda r: r.prefix_hits),
+    ("spec_decode_num_draft_tokens", "Guesses at next tokens.", lambda r: r.guesses_made),
+    ("spec_decode_num_accepted_tokens", "Guesses that were right.", lambda r: r.guesses_right),
 )
-"""Name, help, and the route's field."""
+"""Name, help, and the count."""
 
 
-def _of_lines(routes: tuple[Route, ...]) -> Iterator[Metric]:
+def _line_counters(routes: tuple[Route, ...]) -> Iterator[Metric]:
     """In tokens, under vLLM's names. A line's counts start again with its epoch."""
-    for name, text, field in _LINE_COUNTERS:
+    for name, text, count in _LINE_COUNTERS:
         family = CounterMetricFamily(f"{_PREFIX}_{name}", text, labels=("model_name", "instance"))
         for route in routes:
-            family.add_metric((route.model, route.instance), getattr(route, field))
+            family.add_metric((route.model, route.instance), count(route))
         yield family

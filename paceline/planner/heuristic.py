@@ -96,10 +96,10 @@ def _candidates(table: Table, relaxed: Relaxed, several: int) -> Ints:
     near = np.argsort(relaxed.hop[hubs], axis=1, kind="stable")[:, : CANDIDATES // HUBS]
     several = max(CANDIDATES, several + CANDIDATES // 2)
     held = np.array([node for node, _, _ in table.held], dtype=np.int64)
-    is_one = np.zeros(table.count, dtype=bool)
+    chosen = np.zeros(table.count, dtype=bool)
     for nodes in (able[:several], roomy[:several], quick[:CANDIDATES], near.ravel(), held):
-        is_one[nodes] = True
-    return np.flatnonzero(is_one)
+        chosen[nodes] = True
+    return np.flatnonzero(chosen)
 
 
 class _Search:

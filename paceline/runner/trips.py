@@ -13,6 +13,7 @@ class Trip(msgspec.Struct, frozen=True):
     """A step that came back."""
 
     decode_rows: int
+    """With those of guesses."""
     prompt_rows: int
     took_s: float
     """Of the line's time, which the steps before it had until they came back."""
@@ -35,7 +36,5 @@ class Trips:
         step, left_at = self._out.popleft()
         took_s = now - max(left_at, self._returned_at)
         self._returned_at = now
-        decode_rows = sum(span.count == 1 + len(span.guesses) for span in step.spans)
-        guesses = sum(len(span.guesses) for span in step.spans)
-        prompt_rows = step.rows - decode_rows - guesses
-        return Trip(decode_rows, prompt_rows, took_s, now - left_at)
+        decode_rows = sum(span.count for span in step.spans if span.count == 1 + len(span.guesses))
+        return Trip(decode_rows, step.rows - decode_rows, took_s, now - left_at)

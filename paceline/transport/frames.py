@@ -20,7 +20,7 @@ from paceline.transport.errors import UNREADABLE, ChecksumMismatch, FrameDamaged
 from paceline.types.ids import Epoch
 from paceline.types.step import Sampled, Step
 
-DATA_PROTOCOL = 1
+DATA_PROTOCOL = 2
 CHECKSUM_BYTES = 4
 MAX_DIMENSIONS = 4
 

@@ -66,7 +66,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
         return sum(span.count for span in self.spans)
 
     @property
-    def sampling(self) -> tuple[int, ...]:
+    def sampled_slots(self) -> tuple[int, ...]:
         """Slots that tokens are drawn for, in the order of their spans."""
         return tuple(span.slot for span in self.spans if span.sample)
 

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from paceline.engine.flight import Flight
-from paceline.engine.lookup import FIRST_GUESSES, MOST_GUESSES, Lookup
+from paceline.engine.lookup import FIRST_GUESSES, MOST_GUESSES, MOST_IDS, Lookup
 from paceline.types.errors import EngineError
 from paceline.types.step import Sampled, SampledToken
 
@@ -57,8 +60,24 @@ def test_right_guesses_are_followed_by_more_of_them():
     assert len(lookup.guess(7)) == 3
     lookup.judge(3, 0)
     assert len(lookup.guess(7)) == 1
-    lookup.judge(0, 0)
-    assert len(lookup.guess(7)) == 1
+
+
+def test_after_misses_there_are_ever_longer_pauses():
+    ids = [1, 2] * 5
+    lookup, guessed = Lookup(ids), []
+    for _ in range(60):
+        if guesses := lookup.guess(1):
+            lookup.judge(len(guesses), 0)
+            guessed.append(len(ids))
+        ids.append(ids[-2])
+    pauses = [b - a for a, b in pairwise(guessed)]
+    assert pauses == [1, 1, 1, 2, 4, 8, 16, 16]
+
+
+def test_of_a_long_prompt_the_end_is_looked_at():
+    ids = [7, 8, 9, *range(100, 100 + MOST_IDS), 7, 8]
+    assert Lookup(ids).guess(1) == ()
+    assert Lookup([*ids[:-2], 7, 8, 5, 7, 8]).guess(1) == (5,)
 
 
 @given(ids=IDS, most=st.integers(-1, 9))
@@ -94,3 +113,6 @@ def test_anything_else_breaks_the_line():
     assert not _verify((5, 6), 7, 6), "a wrong one by none"
     assert not _verify((5, 6), 5, 6, 7, 8)
     assert not _verify((5, 6), 7, first=5)
+    swapped = (SampledToken(9, 5, 7), SampledToken(9, 4, 5))
+    with pytest.raises(EngineError):
+        Flight(1, {9: 4}, {9: (5,)}).verify(Sampled(number=1, tokens=swapped), vocab_size=100)

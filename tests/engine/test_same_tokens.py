@@ -83,7 +83,7 @@ class Traffic:
             return Sampled(number=step.number)
         with torch.inference_mode():
             logits = self._line.step(step.spans, step.token_ids)
-        drawn = self._sampler.sample(step.sampling, logits, step.guesses)
+        drawn = self._sampler.sample(step.sampled_slots, logits, step.guesses)
         return Sampled(number=step.number, tokens=tuple(drawn))
 
 

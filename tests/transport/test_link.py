@@ -10,7 +10,16 @@ import zmq
 
 from paceline.transport.door import Door
 from paceline.transport.errors import AddressUnusable, FrameDamaged, LinkBroken, LinkFull
-from paceline.transport.frames import Beat, Body, Frame, Hello, Tensor, decode, encode
+from paceline.transport.frames import (
+    DATA_PROTOCOL,
+    Beat,
+    Body,
+    Frame,
+    Hello,
+    Tensor,
+    decode,
+    encode,
+)
 from paceline.transport.keys import KeyPair
 from paceline.transport.link import BEAT_S, MAX_FRAME_BYTES, Link
 from paceline.transport.sockets import guard, leftovers, unlock
@@ -142,7 +151,7 @@ def damaged(parts: list[bytes]) -> list[bytes]:
 
 
 def of_protocol(protocol: int, parts: list[bytes]) -> list[bytes]:
-    assert parts[0][1] == 1
+    assert parts[0][1] == DATA_PROTOCOL
     return [parts[0][:1] + bytes([protocol]) + parts[0][2:]]
 
 
@@ -152,7 +161,7 @@ def of_protocol(protocol: int, parts: list[bytes]) -> list[bytes]:
         ([frame(1), frame(3)], "a frame was lost: 3 came, 2 was next"),
         ([frame(1), frame(1)], "a frame was repeated: 1 came, 2 was next"),
         ([damaged(frame(1))], "checksum does not match"),
-        ([of_protocol(2, frame(1))], "the peer speaks data protocol 2, this process 1"),
+        ([of_protocol(1, frame(1))], "the peer speaks data protocol 1, this process 2"),
         ([frame(1, epoch=Epoch(2, 99))], "an older epoch, 2.99"),
         ([frame(1, epoch=Epoch(3, 8))], "a newer epoch, 3.8"),
         ([frame(0, Hello(5, True, True))], "rank 5 is there"),
