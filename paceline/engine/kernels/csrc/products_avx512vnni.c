@@ -53,14 +53,14 @@ __attribute__((always_inline)) CODE static inline void rows_by_strip(const int r
     for (int64_t g = 0; g < groups; g++, values += group) {
         const int32_t *offsets = x->offsets + row * groups + g;
         const float *scales = x->scales + row * groups + g;
-        const uint8_t *ahead = rows <= 4 ? weights_ahead(v->part, w, AHEAD) : NULL;
+        const uint8_t *ahead = weights_ahead(v->part, w, AHEAD);
         __m512i sum[MOST_ROWS];
 #pragma GCC unroll 12
         for (int r = 0; r < rows; r++) sum[r] = _mm512_set1_epi32(offsets[r * groups]);
 #pragma GCC unroll 4
         for (int64_t k = 0; k < group; k += QUAD, w += STRIP * QUAD) {
             __m512i weights = _mm512_loadu_si512(w);
-            if (rows <= 4) PREFETCH(ahead + k * STRIP);
+            PREFETCH(ahead + k * STRIP);
 #pragma GCC unroll 12
             for (int r = 0; r < rows; r++)
                 sum[r] = _mm512_dpbusd_epi32(sum[r], weights,
