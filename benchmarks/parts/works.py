@@ -41,7 +41,7 @@ class Kind(msgspec.Struct, frozen=True):
     new: int
     turns: int = 1
     """So often, with other prompts each time, one after the other: what a stream costs may depend
-    on what it says."""
+    on what it says, and for its first moments on what others left in the caches."""
 
     def works(self, text: Text) -> list[Work]:
         prompts = text.prompts(self.turns * self.streams, self.prompt)
@@ -61,7 +61,7 @@ KINDS: Mapping[str, Kind] = {
     "1 stream": Kind(1, PROMPT, NEW, turns=8),
     "8 streams": Kind(8, PROMPT, NEW),
     "32 streams": Kind(32, PROMPT, NEW),
-    "prefill, 500": Kind(1, LONG_PROMPT, 1),
+    "prefill, 500": Kind(1, LONG_PROMPT, 1, turns=5),
 }
 
 
