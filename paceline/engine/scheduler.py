@@ -70,7 +70,8 @@ class Scheduler:
         cost: StepCost | None = None,
     ) -> None:
         """`row_budget` is per step; how many of them prompts get follows from `cost`, if that is
-        known. Guesses are made as long as the decode rows and they are no more than `guess_rows`.
+        known. Guesses are made as long as they and a row for each that decodes, in all batches, are
+        no more than `guess_rows`.
         As many `batches_in_flight` as the line has ranks, or more, keep every rank at work.
         """
         if min(pages, max_context, vocab_size, row_budget) < 1:
@@ -244,10 +245,8 @@ class Scheduler:
         if len(self._line) >= self.batches_in_flight:
             return None
         draft = Draft(self._next_step)
-        decoding = self._decode_slots()
-        most = self._guess_rows // len(decoding) - 1 if decoding else 0
-        for slot in decoding:
-            draft.feed(self._slots, slot, 1, self._guesses(slot, most))
+        for slot in self._decode_slots():
+            draft.feed(self._slots, slot, 1, self._guesses(slot))
         self._feed_prompts(draft)
         if not draft.spans and (self._line or not self._slots.has_freed):
             return None
@@ -278,9 +277,11 @@ class Scheduler:
             self._preempt_last()
         return False
 
-    def _guesses(self, slot: int, most: int) -> tuple[int, ...]:
-        most = min(most, self._slots.spare_rows(slot) - 1)
-        return self._slots.running[slot].guess(most, self._max_context) if most > 0 else ()
+    def _guesses(self, slot: int) -> tuple[int, ...]:
+        running = self._slots.running
+        rows = self._guess_rows // sum(sequence.decoding for sequence in running.values())
+        most = min(rows, self._slots.spare_rows(slot)) - 1
+        return running[slot].guess(most, self._max_context) if most > 0 else ()
 
     def _preempt_last(self) -> None:
         last = next(reversed(self._slots.running))
@@ -290,14 +291,15 @@ class Scheduler:
         """Chunks of the prompts of those that run, and of those that now may."""
         self._admit()
         pending: dict[int, int] = {}
-        decoding = False
+        decoding = 0
         for slot, sequence in self._slots.running.items():
             if sequence.decoding:
-                decoding = True
+                decoding += 1
             else:
                 self._slots.share_known(slot)
                 pending[slot] = sequence.pending
-        good = self._cost.prompt_rows(draft.rows or int(decoding), sum(pending.values()))
+        rows = draft.rows or int(decoding > 0)
+        good = self._cost.prompt_rows(rows, sum(pending.values()), len(pending) / max(decoding, 1))
         budget = min(good, self._row_budget - draft.rows)
         for slot, rows in share_out(pending, budget).items():
             if self._slots.may_feed(slot):

@@ -1,8 +1,9 @@
 """How many prompt rows a step may take, by what steps were measured to take. Pure: no clock.
 
 While streams decode, a step with prompt rows should take about twice what it takes without: a
-long prompt slows the others' tokens by that and no more. While nobody decodes nobody is slowed,
-and chunks are as large as is good for the line.
+long prompt slows the others' tokens by that and no more. Where more prompts wait than streams
+decode, it may take as much longer: the few wait for the many. While nobody decodes nobody is
+slowed, and chunks are as large as is good for the line.
 """
 
 from __future__ import annotations
@@ -42,9 +43,9 @@ class StepCost:
         self._row_s: float | None = None
         self._tried_rows = FIRST_ROWS // 2
 
-    def prompt_rows(self, decode_rows: int, pending: int) -> int:
+    def prompt_rows(self, decode_rows: int, pending: int, crowd: float = 1.0) -> int:
         """For a step of `decode_rows`, or of none though others decode: then 1. `pending`: rows
-        of all prompts that are left."""
+        of all prompts that are left; `crowd`: prompts for each stream that decodes."""
         if decode_rows == 0:
             return self._undisturbed(pending)
         beside = self._beside(decode_rows)
@@ -53,7 +54,8 @@ class StepCost:
         # What is measured may be wrong, so it is believed step by step.
         rows = 2 * self._tried_rows
         if self._row_s:
-            rows = int(min(rows, (STRETCH - 1) * self._decode_s[beside] / self._row_s))
+            longer_s = (STRETCH - 1) * self._decode_s[beside] * max(crowd, 1.0)
+            rows = int(min(rows, longer_s / self._row_s))
         return min(max(rows // LEAST_ROWS * LEAST_ROWS, LEAST_ROWS), self._most_rows)
 
     def measured(self, decode_rows: int, prompt_rows: int, took_s: float) -> None:

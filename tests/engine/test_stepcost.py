@@ -120,3 +120,14 @@ def test_while_nobody_decodes_a_prompt_is_cut_for_all_ranks(
     cost = StepCost(512, ranks)
     decode_only(cost, 1, 0.01)
     assert cost.prompt_rows(0, pending) == rows
+
+
+def test_the_few_who_decode_wait_for_the_many_who_do_not_yet() -> None:
+    cost = StepCost(512)
+    decode_only(cost, 2, 0.010)
+    for _ in range(50):
+        prompt = cost.prompt_rows(2, 4000)
+        cost.measured(2, prompt, 0.010 + prompt * 5e-4)
+    assert cost.prompt_rows(2, 4000) == cost.prompt_rows(2, 4000, crowd=0.5) == 20
+    assert cost.prompt_rows(2, 4000, crowd=1.5) == 28
+    assert cost.prompt_rows(2, 4000, crowd=15.0) == 40, "of more than that nothing is known yet"
