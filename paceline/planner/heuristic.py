@@ -34,7 +34,7 @@ FINALISTS = 4
 PEAKS = (1.0, 1.02, 1.1, 1.3, 2.0, 4.0, float("inf"))
 """Loads that are tried, in multiples of the least that could be borne if layers were alike and
 edges did not matter."""
-BISECTIONS = 24
+BISECTIONS = 16
 
 
 def good_line(table: Table, objective: Objective, counts: Counts) -> Line | None:

@@ -32,6 +32,8 @@ class Relaxed:
         """[nodes]: how many nodes are quicker."""
         self._pace = np.repeat(self.pace[by_pace], ROLES)
         self._room = np.maximum(self.caps[by_pace] - 1, 0).ravel()
+        self._unable = (self.caps[by_pace] < 1).ravel().astype(np.int64)
+        """Of each node in each role: 1 if it cannot take even one layer."""
 
     def ticks(self, orders: Ints) -> Floats:
         """`orders` [lines, nodes], two nodes or more: ticks a token; NEVER and more for each bad
@@ -47,7 +49,7 @@ class Relaxed:
         filled = np.minimum(np.cumsum(self._room[keys], axis=1), rest)
         stages = (filled[:, :-1] * (pace[:, :-1] - pace[:, 1:])).sum(axis=1)
         stages += filled[:, -1] * pace[:, -1] + pace.sum(axis=1) + self.head[orders[:, -1]]
-        missing = rest - filled[:, -1] + self._unable(orders)
+        missing = rest - filled[:, -1] + self._unable[keys].sum(axis=1)
         total: Floats = stages + self.hops(orders) + missing * float(NEVER)
         return total
 
@@ -55,13 +57,6 @@ class Relaxed:
         onward = self.hop[orders[:, :-1], orders[:, 1:]].sum(axis=1)
         total: Floats = onward + self.back[orders[:, -1], orders[:, 0]]
         return total
-
-    def _unable(self, orders: Ints) -> Ints:
-        """How many nodes of each line cannot take even one layer where they stand."""
-        able = self.caps >= 1
-        ends = able[orders[:, 0], FIRST].astype(np.int64) + able[orders[:, -1], LAST]
-        unable: Ints = orders.shape[1] - ends - able[orders[:, 1:-1], MIDDLE].sum(axis=1)
-        return unable
 
 
 def _paces(table: Table) -> Floats:

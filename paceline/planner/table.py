@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
+from operator import attrgetter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,8 @@ HELD = 0.9
 """A rank whose layers are loaded already counts as so much quicker: a small gain moves nothing."""
 FETCHED = 1.15
 """One whose layers are not on the node's disk counts as so much slower."""
+
+_FIELDS = attrgetter("a", "b", "round_trip_s", "bytes_per_s", "bad")
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +206,7 @@ def _edges(
     """Hop, back and carry. Of several reports of an edge the longest time of each counts."""
     index = {node.name: i for i, node in enumerate(nodes)}
     found = [
-        (index[link.a], index[link.b], link.round_trip_s, link.bytes_per_s, link.bad)
+        _FIELDS(link)
         for link in links.measured
         if link.a in index and link.b in index and link.a != link.b
     ]
@@ -212,10 +215,11 @@ def _edges(
     trip, carry = np.full(shape, -1.0), np.full(shape, -1.0)
     bad = np.eye(len(nodes), dtype=bool)
     if found:
-        a, b, trips, rates, bads = (np.array(column) for column in zip(*found, strict=True))
+        one, other, trips, rates, bads = zip(*found, strict=True)
+        a, b = (np.array([index[name] for name in names]) for names in (one, other))
         for ends in ((a, b), (b, a)):
-            np.maximum.at(trip, ends, trips_s(trips))
-            np.maximum.at(carry, ends, carries_s(rates, memory))
+            np.maximum.at(trip, ends, trips_s(np.array(trips)))
+            np.maximum.at(carry, ends, carries_s(np.array(rates), memory))
             np.logical_or.at(bad, ends, bads)
     known = trip >= 0
     trip = _whole(np.where(known, trip, trip_s(usual)) * TICKS_PER_S)
