@@ -16,8 +16,8 @@ from paceline.types.policy import DEFAULT_TIERS, Tier
 from paceline.types.states import TaskKind
 from paceline.types.timing import Timing
 
-PLANS = 3
-"""Most questions to the planner in one pass: each takes 15 to 45 ms among 200 nodes, up to half a
+PLANS = 2
+"""Most questions to the planner in one pass: each takes 10 to 40 ms among 200 nodes, up to half a
 second among 1,000, and nobody is heard meanwhile."""
 
 

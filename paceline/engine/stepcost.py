@@ -14,8 +14,9 @@ STRETCH = 2.0
 """How many times as long a step may take for the prompts in it."""
 
 LEAST_ROWS = 4
-"""Prompts never starve: so many rows a step takes, and a multiple of it. More would break the pace
-of the others: behind a long context one prompt row takes as long as several that decode."""
+"""Prompts never starve: a step takes so many rows, and a multiple of it; where more prompts wait
+than streams decode, as many times more. Else more would break the pace of the others: behind a
+long context one prompt row takes as long as several that decode."""
 
 FIRST_ROWS = 64
 """What a step takes while nothing is known of prompt rows."""
@@ -31,8 +32,9 @@ CHUNKS_PER_RANK = 2
 
 
 class StepCost:
-    """A step of d decode and p prompt rows takes decode_s(d) + p * row_s. Guesses are decode
-    rows."""
+    """A step of d decode and p prompt rows takes decode_s(d) + p * row_s. Guesses are decode rows;
+    and decode rows beyond those of steps that were measured without prompts cost what prompts' do.
+    """
 
     def __init__(self, most_rows: int, ranks: int = 1) -> None:
         """`most_rows`: of prompts in one step."""
@@ -41,6 +43,7 @@ class StepCost:
         self._decode_s: dict[int, float] = {}
         """By decode rows."""
         self._row_s: float | None = None
+        self._measured_rows = 0
         self._tried_rows = FIRST_ROWS // 2
 
     def prompt_rows(self, decode_rows: int, pending: int, crowd: float = 1.0) -> int:
@@ -51,12 +54,14 @@ class StepCost:
         beside = self._beside(decode_rows)
         if beside is None:
             return self._most_rows
+        crowd = max(crowd, 1.0)
         # What is measured may be wrong, so it is believed step by step.
         rows = 2 * self._tried_rows
         if self._row_s:
-            longer_s = (STRETCH - 1) * self._decode_s[beside] * max(crowd, 1.0)
-            rows = int(min(rows, longer_s / self._row_s))
-        return min(max(rows // LEAST_ROWS * LEAST_ROWS, LEAST_ROWS), self._most_rows)
+            decode_s = self._decode_s[beside] + (decode_rows - beside) * self._row_s
+            longer_s = (STRETCH - 1) * decode_s * crowd
+            rows = max(int(min(rows, longer_s / self._row_s)), int(LEAST_ROWS * crowd))
+        return min(max(rows // LEAST_ROWS, 1) * LEAST_ROWS, self._most_rows)
 
     def measured(self, decode_rows: int, prompt_rows: int, took_s: float) -> None:
         """A step was measured."""
@@ -73,8 +78,11 @@ class StepCost:
             self._decode_s[beside] = decode_s
             took_s = max(took_s - decode_s, 0.0)
             self._tried_rows = max(prompt_rows, LEAST_ROWS)
-        row_s = took_s / prompt_rows
-        weight = 1.0 if self._row_s is None else prompt_rows / (prompt_rows + SETTLED_ROWS)
+        rows = prompt_rows + decode_rows - (beside or 0)
+        row_s = took_s / rows
+        # The mean over all rows at first: a few dear ones must not be believed for long.
+        weight = rows / (rows + min(self._measured_rows, SETTLED_ROWS))
+        self._measured_rows += rows
         known = self._row_s or 0.0
         self._row_s = known + weight * (row_s - known)
 
