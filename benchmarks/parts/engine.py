@@ -67,7 +67,7 @@ def _speeds(
             name,
             *(rate(figure(rates[name][kind])) for kind in KINDS),
             ms(figure([each.prefill_s / KINDS["1 stream"].turns for each in one]).median),
-            ms(figure([each.prefill_s for each in long]).median),
+            ms(figure([each.prefill_s / KINDS["prefill, 500"].turns for each in long]).median),
             f"{ms(gap(one, 0.5))}, {ms(gap(one, 0.99))}",
             f"{ms(gap(many, 0.5))}, {ms(gap(many, 0.99))}",
             mib(memory[name]),
