@@ -17,8 +17,8 @@ from paceline.types.states import TaskKind
 from paceline.types.timing import Timing
 
 PLANS = 2
-"""Most questions to the planner in one pass: each takes 10 to 40 ms among 200 nodes, up to half a
-second among 1,000, and nobody is heard meanwhile."""
+"""Most questions to the planner in one pass: each takes 10 to 40 ms among 200 nodes, 0.1 to 0.4 s
+among 1,000, and nobody is heard meanwhile."""
 
 
 class Pass:

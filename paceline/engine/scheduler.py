@@ -245,8 +245,10 @@ class Scheduler:
         if len(self._line) >= self.batches_in_flight:
             return None
         draft = Draft(self._next_step)
+        running = self._slots.running
+        share = self._guess_rows // max(sum(one.decoding for one in running.values()), 1)
         for slot in self._decode_slots():
-            draft.feed(self._slots, slot, 1, self._guesses(slot))
+            draft.feed(self._slots, slot, 1, self._guesses(slot, share - 1))
         self._feed_prompts(draft)
         if not draft.spans and (self._line or not self._slots.has_freed):
             return None
@@ -277,11 +279,9 @@ class Scheduler:
             self._preempt_last()
         return False
 
-    def _guesses(self, slot: int) -> tuple[int, ...]:
-        running = self._slots.running
-        rows = self._guess_rows // sum(sequence.decoding for sequence in running.values())
-        most = min(rows, self._slots.spare_rows(slot)) - 1
-        return running[slot].guess(most, self._max_context) if most > 0 else ()
+    def _guesses(self, slot: int, most: int) -> tuple[int, ...]:
+        most = min(most, self._slots.spare_rows(slot) - 1)
+        return self._slots.running[slot].guess(most, self._max_context) if most > 0 else ()
 
     def _preempt_last(self) -> None:
         last = next(reversed(self._slots.running))

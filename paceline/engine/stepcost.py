@@ -14,9 +14,11 @@ STRETCH = 2.0
 """How many times as long a step may take for the prompts in it."""
 
 LEAST_ROWS = 4
-"""Prompts never starve: a step takes so many rows, and a multiple of it; where more prompts wait
-than streams decode, as many times more. Else more would break the pace of the others: behind a
-long context one prompt row takes as long as several that decode."""
+"""Prompts never starve: so many rows a step takes, and a multiple of it. More would break the pace
+of the others: behind a long context one prompt row takes as long as several that decode."""
+
+MOST_CROWD = 8.0
+"""So many times as much for prompts, where so many wait for each stream that decodes, and no more."""
 
 FIRST_ROWS = 64
 """What a step takes while nothing is known of prompt rows."""
@@ -33,7 +35,8 @@ CHUNKS_PER_RANK = 2
 
 class StepCost:
     """A step of d decode and p prompt rows takes decode_s(d) + p * row_s. Guesses are decode rows;
-    and decode rows beyond those of steps that were measured without prompts cost what prompts' do.
+    and decode rows beyond those of steps that were measured without prompts cost what prompts' do,
+    but no more than the others.
     """
 
     def __init__(self, most_rows: int, ranks: int = 1) -> None:
@@ -54,14 +57,15 @@ class StepCost:
         beside = self._beside(decode_rows)
         if beside is None:
             return self._most_rows
-        crowd = max(crowd, 1.0)
         # What is measured may be wrong, so it is believed step by step.
         rows = 2 * self._tried_rows
         if self._row_s:
-            decode_s = self._decode_s[beside] + (decode_rows - beside) * self._row_s
-            longer_s = (STRETCH - 1) * decode_s * crowd
-            rows = max(int(min(rows, longer_s / self._row_s)), int(LEAST_ROWS * crowd))
-        return min(max(rows // LEAST_ROWS, 1) * LEAST_ROWS, self._most_rows)
+            measured_s = self._decode_s[beside]
+            unmeasured_s = (decode_rows - beside) * min(self._row_s, measured_s / beside)
+            longer_s = (STRETCH - 1) * (measured_s + unmeasured_s)
+            longer_s *= min(max(crowd, 1.0), MOST_CROWD)
+            rows = int(min(rows, longer_s / self._row_s))
+        return min(max(rows // LEAST_ROWS * LEAST_ROWS, LEAST_ROWS), self._most_rows)
 
     def measured(self, decode_rows: int, prompt_rows: int, took_s: float) -> None:
         """A step was measured."""

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paceline.engine.stepcost import LEAST_ROWS, STRETCH, StepCost
+from paceline.engine.stepcost import LEAST_ROWS, MOST_CROWD, STRETCH, StepCost
 
 SPEEDS = st.floats(1e-3, 0.2)
 ROW_SHARES = st.floats(1e-3, 0.3)
@@ -146,13 +146,14 @@ def test_a_few_dear_rows_are_not_believed_for_long() -> None:
     assert steps <= 20
 
 
-def test_where_many_wait_a_step_takes_rows_for_all_of_them() -> None:
+def test_the_few_do_not_wait_for_ever() -> None:
+    """One decodes, sixty long prompts wait, and their rows are dear."""
     cost = StepCost(512)
-    decode_only(cost, 2, 0.010)
+    decode_only(cost, 1, 0.010)
     for _ in range(50):
-        cost.measured(2, 4, 0.030)
-    assert cost.prompt_rows(2, 4000) == 4
-    assert cost.prompt_rows(2, 4000, crowd=15.0) == 60
+        prompt = cost.prompt_rows(1, 200_000, crowd=60.0)
+        cost.measured(1, prompt, 0.010 + prompt * 2e-3)
+    assert cost.prompt_rows(1, 200_000, crowd=60.0) * 2e-3 <= MOST_CROWD * 0.010
 
 
 def test_a_burst_after_a_few_streams_is_not_starved() -> None:

@@ -53,7 +53,7 @@ __attribute__((always_inline)) CODE static inline void rows_by_strip(const int r
     for (int64_t g = 0; g < groups; g++, values += group) {
         const int32_t *offsets = x->offsets + row * groups + g;
         const float *scales = x->scales + row * groups + g;
-        const uint8_t *ahead = weights_ahead(v->part, w, AHEAD);
+        const uint8_t *ahead = row == v->part->row ? weights_ahead(v->part, w, AHEAD) : w;
         __m512i sum[MOST_ROWS];
 #pragma GCC unroll 12
         for (int r = 0; r < rows; r++) sum[r] = _mm512_set1_epi32(offsets[r * groups]);
