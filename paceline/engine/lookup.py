@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 GUESS_ROWS = 16
 """Most rows of all that decode, with their guesses. So many cost little more than one: the weights
-have to be read anyway. Many more are limited by arithmetic, and wrong ones would slow the others."""
+have to be read anyway. Many more are limited by arithmetic, and wrong ones would slow the others.
+"""
 
 MOST_GUESSES = 7
 FIRST_GUESSES = 2

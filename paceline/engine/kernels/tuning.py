@@ -15,7 +15,7 @@ CANDIDATES = (8, 12, 16, 24)
 
 NEVER = 2**62
 _DEPTH, _COLUMNS, _MATRICES = 1024, 8192, 2
-"""2 x 8 MiB: as in a model's step, weights are hardly in a core's own cache when their turn comes."""
+"""2 x 8 MiB: as in a model's step, a core's own cache has hardly any of it when its turn comes."""
 _ROUNDS = 5
 """The quickest counts: the others met other work on the machine."""
 
