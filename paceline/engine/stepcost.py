@@ -18,7 +18,7 @@ LEAST_ROWS = 4
 of the others: behind a long context one prompt row takes as long as several that decode."""
 
 MOST_CROWD = 8.0
-"""So many times as much for prompts, where so many wait for each stream that decodes, and no more."""
+"""Prompts for each stream that decodes; more of them get no more rows."""
 
 FIRST_ROWS = 64
 """What a step takes while nothing is known of prompt rows."""
