@@ -99,9 +99,11 @@ class Store:
 
     def whole(self, name: str, digest: str) -> Path | None:
         """Directory of the stored checkpoint of this name, if it has this content."""
-        if not self.has(name) or self.is_damaged(name):
+        try:
+            is_it = self.has(name) and self.manifest(name).digest == digest
+        except CheckpointDamaged:
             return None
-        return self.path(name) if self.manifest(name).digest == digest else None
+        return self.path(name) if is_it else None
 
     def partial(self, digest: str) -> Path:
         """Where the chunks of a checkpoint lie that is not here as a whole. Raises

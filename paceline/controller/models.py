@@ -57,13 +57,15 @@ class Models:
     def facts(self, name: str) -> ModelFacts | None:
         """Sizes of a model that is on disk, None if it is not, or is to be pulled again. Raises
         PacelineError if what is there cannot be read."""
-        if not is_stored(name, self.store, cards().get(name)):
+        if not self.store.has(name):
             self._known.pop(name, None)
             return None
         directory = self.store.path(name)
         version = (directory / MANIFEST_NAME).stat().st_mtime_ns
         known = self._known.get(name)
         if known is None or known[0] != version:
+            if not is_stored(name, self.store, cards().get(name)):
+                return None
             known = self._known[name] = (version, model_facts(directory, name))
         return known[1]
 

@@ -95,8 +95,9 @@ class Compute:
         if not self.shard.is_last:
             return Hidden(step, torch.empty(0) if output is None else output)
         tokens: Sequence[SampledToken] = ()
-        if step.sampled_slots and output is not None:
-            tokens = self._sampler.sample(step.sampled_slots, output, step.guesses)
+        slots = step.sampled_slots
+        if slots and output is not None:
+            tokens = self._sampler.sample(slots, output, step.guesses)
         return Sampled(number=step.number, tokens=tuple(tokens))
 
     def _input(self, step: Step, payload: memoryview | None) -> torch.Tensor:
