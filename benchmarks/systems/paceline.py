@@ -21,7 +21,7 @@ from paceline.engine.scheduler import Scheduler
 from paceline.engine.stage import Stage
 from paceline.types.ids import StreamId
 from paceline.types.model import PAGE_TOKENS, Shard
-from paceline.types.step import Sampled, SampledToken
+from paceline.types.step import Sampled
 from paceline.types.stream import SamplingParams, StreamRecord, Token
 
 ROWS = 4096
@@ -106,9 +106,7 @@ class Paceline:
         if not step.spans:
             return scheduler.complete(Sampled(number=step.number)).tokens
         logits = self._stage.forward(step.spans, torch.tensor(step.token_ids, dtype=torch.int64))
-        tokens: tuple[SampledToken, ...] = ()
-        if step.sampled_slots:
-            tokens = tuple(sampler.sample(step.sampled_slots, logits, step.guesses))
+        tokens = tuple(sampler.sample(step.sampled_slots, logits, step.guesses))
         return scheduler.complete(Sampled(number=step.number, tokens=tokens)).tokens
 
 

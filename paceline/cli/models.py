@@ -17,6 +17,7 @@ from rich.progress import (
 
 from paceline.checkpoint import Progress as Report
 from paceline.checkpoint import Store, cards, import_dir, import_gguf, pull
+from paceline.checkpoint.pull import is_stored
 from paceline.cli import show
 from paceline.process.home import Home
 
@@ -26,7 +27,7 @@ T = TypeVar("T")
 def ensure_model(name: str, home: Home) -> Path:
     """Directory of the model, pulled with a progress bar if it is not in the store yet."""
     store = Store(home.path)
-    if store.has(name) and not store.is_damaged(name):
+    if is_stored(name, store, cards().get(name)):
         return store.path(name)
     return with_progress(name, lambda report: pull(name, store, report))
 

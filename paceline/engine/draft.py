@@ -16,7 +16,6 @@ class Draft:
         self._token_ids: list[int] = []
         self._admitted: list[Admission] = []
         self._positions: dict[int, int] = {}
-        self._guesses: dict[int, tuple[int, ...]] = {}
 
     @property
     def spans(self) -> int:
@@ -37,8 +36,6 @@ class Draft:
         self._spans.append(span)
         if span.sample:
             self._positions[slot] = sequence.emitted
-        if guesses:
-            self._guesses[slot] = guesses
 
     def step(self, freed: tuple[int, ...]) -> Step:
         return Step(
@@ -49,5 +46,6 @@ class Draft:
             token_ids=tuple(self._token_ids),
         )
 
-    def flight(self) -> Flight:
-        return Flight(self.number, self._positions, self._guesses)
+    def flight(self, step: Step) -> Flight:
+        """Of the step that this one became."""
+        return Flight(self.number, self._positions, step.guesses)

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 GUESS_ROWS = 16
-"""Most rows of all that decode, with their guesses. So many cost little more than one: the weights
-have to be read anyway. Many more are limited by arithmetic, and wrong ones would slow the others.
+"""Most rows of all that decode, with their guesses. The weights have to be read anyway: eight rows
+take 1.5 times as long as one (docs/performance.md). Many more are limited by arithmetic.
 """
 
 MOST_GUESSES = 7
@@ -19,7 +19,7 @@ FIRST_GUESSES = 2
 
 MOST_MISSES = 3
 """After so many guesses in a row of which the first was wrong, there are pauses between them, each
-longer than the last. A wrong row is never quite free: behind a long context it costs a third."""
+longer than the last. A wrong row is never quite free, the less so behind a long context."""
 LONGEST_PAUSE = 16
 """Tokens."""
 

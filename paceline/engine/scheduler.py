@@ -70,9 +70,9 @@ class Scheduler:
         cost: StepCost | None = None,
     ) -> None:
         """`row_budget` is per step; how many of them prompts get follows from `cost`, if that is
-        known. Guesses are made as long as they and a row for each that decodes, in all batches, are
-        no more than `guess_rows`.
-        As many `batches_in_flight` as the line has ranks, or more, keep every rank at work.
+        known. Each of d streams that decode, in all batches, brings `guess_rows` // d rows
+        along, of which all but the first are guesses. As many `batches_in_flight` as the line has
+        ranks, or more, keep every rank at work.
         """
         if min(pages, max_context, vocab_size, row_budget) < 1:
             raise EngineError("pages, max_context, vocab_size and row_budget must be at least 1")
@@ -253,9 +253,10 @@ class Scheduler:
         if not draft.spans and (self._line or not self._slots.has_freed):
             return None
         self._next_step += 1
-        self._line.append(draft.flight())
-        self._slots.step_made(draft.number)
-        return draft.step(freed=self._slots.take_freed())
+        step = draft.step(freed=self._slots.take_freed())
+        self._line.append(draft.flight(step))
+        self._slots.step_made(step.number)
+        return step
 
     def _decode_slots(self) -> list[int]:
         running = self._slots.running
@@ -338,6 +339,8 @@ class Scheduler:
         return Completion(tuple(tokens), tuple(finished))
 
     def _judge(self, flight: Flight, sampled: Sampled) -> None:
+        if not flight.guesses:
+            return
         drawn = Counter(token.slot for token in sampled.tokens)
         for slot, guesses in flight.guesses.items():
             right = drawn[slot] - 1

@@ -503,10 +503,7 @@ def test_a_newcomer_leaves_a_page_for_each_that_runs() -> None:
 
 def test_the_fake_model_is_not_trivial() -> None:
     assert len({next_id([1] * n) for n in range(1, 99)}) > 10
-    ids = [1, 2]
-    while len(ids) < 99:
-        ids.append(next_id(ids))
-    assert len(set(ids)) > 10
+    assert len(set(own_words(99))) > 10
 
 
 # --- guesses -------------------------------------------------------------------------------------

@@ -211,11 +211,14 @@ async def test_metrics(short: Path) -> None:
             assert line in text.splitlines(), line
 
 
-async def test_metrics_tell_what_prefixes_saved(short: Path) -> None:
+async def test_metrics_tell_what_prefixes_and_guesses_saved(short: Path) -> None:
     async with rig(short) as r:
         driver = r.driver(say("x"))
-        r.control.say([driver.route(prefix_queries=300, prefix_hits=128)], [view()])
+        counts = {"prefix_queries": 300, "prefix_hits": 128, "guesses_made": 9, "guesses_right": 5}
+        r.control.say([driver.route(**counts)], [view()])
         await r.until(lambda: r.gateway.drivers.table.routes)
         label = f'instance="i-1",model_name="{MODEL}"'
         assert await r.metric(f"prefix_cache_queries_total{{{label}}}") == 300
         assert await r.metric(f"prefix_cache_hits_total{{{label}}}") == 128
+        assert await r.metric(f"spec_decode_num_draft_tokens_total{{{label}}}") == 9
+        assert await r.metric(f"spec_decode_num_accepted_tokens_total{{{label}}}") == 5

@@ -91,6 +91,18 @@ def test_tokens_go_to_who_asked() -> None:
     assert desk.driver.load.prefix_queries == 3
 
 
+def test_guesses_are_counted_in_its_load() -> None:
+    desk = Desk(guess_rows=16)
+    desk.submit("a", max_tokens=200)
+    while desk.step() is not None:
+        pass
+    load = desk.driver.load
+    assert 0 < load.guesses_right < load.guesses_made
+    assert (load.guesses_made, load.guesses_right) == (
+        desk.scheduler.guesses_made, desk.scheduler.guesses_right,
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize("streams", [1, 8])
 @pytest.mark.parametrize(("row_s", "step_s"), [(0.0006, 0.009), (0.0001, 0.020), (0.002, 0.005)])
 def test_a_long_prompt_slows_running_streams_by_no_more_than_was_agreed(

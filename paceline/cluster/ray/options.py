@@ -95,8 +95,8 @@ class JoinOptions(_Machine, frozen=True, kw_only=True):
 def check(options: HeadOptions) -> None:
     """Raises InvalidRequest for what can never work."""
     for port in (options.port, options.control_port, options.ray_port):
-        if not 0 <= port <= 65535:
-            raise InvalidRequest(f"port {port}; choose 1 to 65535")
+        if not 0 <= port <= MOST_PORT:
+            raise InvalidRequest(f"port {port}; choose 1 to {MOST_PORT}")
     check_machine(options)
     check_exposure(options.host, options.api_key)
     check_timing(options.timing)
