@@ -33,10 +33,15 @@ async def asked(r: Rig, head: bytes, timeout_s: float = 10.0) -> bytes:
     async with raw(r) as (reader, writer):
         writer.write(head)
         async with asyncio.timeout(timeout_s):
-            try:
-                return await reader.read()
-            except ConnectionError:
-                return b""
+            return await until_hung_up(reader)
+
+
+async def until_hung_up(reader: asyncio.StreamReader) -> bytes:
+    # The kernel resets, and does not close, a connection with bytes that the gateway never read.
+    try:
+        return await reader.read()
+    except ConnectionError:
+        return b""
 
 
 @asynccontextmanager
@@ -172,7 +177,7 @@ async def test_the_body_of_a_stranger_is_not_read(short: Path) -> None:
 async def test_one_who_never_ends_his_request_is_shown_the_door(short: Path) -> None:
     async with rig(short, HASTY) as r, raw(r) as (reader, writer):
         r.serve(say("x"))
-        ended = asyncio.create_task(reader.read())
+        ended = asyncio.create_task(until_hung_up(reader))
         writer.write(b"GET /health HTTP/1.1\r\n")
         while not ended.done():
             writer.write(b"x: y\r\n")
