@@ -25,6 +25,7 @@ from paceline.controller.record import RECORDS
 from paceline.controller.routing import routes
 from paceline.controller.store import Store
 from paceline.process.logs import get_logger
+from paceline.transport.authenticator import Authenticator
 from paceline.transport.sparing import Sparing
 from paceline.types.control import Answer, Ask, NodeBeat, Routes, ToController
 from paceline.types.errors import Unavailable
@@ -177,7 +178,8 @@ class Controller:
 
     def _publish(self, facts: Facts, now: float) -> None:
         """The whole truth to every gateway, on change and every now and then."""
-        news = routes(facts, self.book, self.events.counts)
+        strangers = {**self._observer.strangers, "controller": Authenticator.strangers_here()}
+        news = routes(facts, self.book, self.events.counts, strangers)
         if news == self._routes and now - self._routes_at < ROUTES_EVERY_S:
             return
         self._routes, self._routes_at = news, now

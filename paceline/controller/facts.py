@@ -6,6 +6,7 @@ the moment the controller itself was last awake, whichever is later: who slept c
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 
 import msgspec
@@ -21,6 +22,9 @@ MAX_SPEAKERS = 4096
 
 FORGET_S = 60.0
 """Runners and gateways silent for so long are forgotten."""
+
+
+_Told = NodeFacts | RunnerFacts
 
 
 class NodeSeen(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,7 +79,9 @@ class Observer:
     """Gathers beats into `Facts`. Beats of another cluster are left out and counted."""
 
     def __init__(self, cluster_id: str, now: float, timing: Timing) -> None:
-        self.strangers = 0
+        self.foreign_beats = 0
+        self.strangers: Counter[str] = Counter()
+        """Connections that came to nothing, by the kind of process that told of them."""
         self._timing = timing
         self._cluster_id = cluster_id
         self._started_at = self._awake_since = self._last_tick = now
@@ -139,7 +145,7 @@ class Observer:
 
     def _is_ours(self, cluster_id: str) -> bool:
         ours = cluster_id == self._cluster_id
-        self.strangers += not ours
+        self.foreign_beats += not ours
         return ours
 
     def _take_node(self, node: NodeFacts, number: int, now: float) -> bool:
@@ -152,6 +158,8 @@ class Observer:
             steady_since = before.steady_since if was_steady else now
         elif not _has_room(self._nodes, node.name):
             return False
+        is_same = before is not None and before.facts.incarnation == node.incarnation
+        self._count("node", node, before.facts if before and is_same else None)
         self._nodes[node.name] = NodeSeen(
             facts=node, heard_at=now, steady_since=steady_since, number=number
         )
@@ -173,10 +181,15 @@ class Observer:
         if _is_overtaken(number, before) or not _has_room(self._runners, runner.runner_id):
             return False
         first_at = before.first_at if before else now
+        self._count("runner", runner, before.facts if before else None)
         self._runners[runner.runner_id] = RunnerSeen(
             facts=runner, heard_at=now, first_at=first_at, number=number
         )
         return True
+
+    def _count(self, kind: str, told: _Told, before: _Told | None) -> None:
+        more = told.strangers - (before.strangers if before is not None else 0)
+        self.strangers[kind] += max(0, more)
 
     def _take_gateway(self, gateway: GatewayFacts, number: int, now: float) -> bool:
         before = self._gateways.get(gateway.gateway_id)

@@ -15,8 +15,10 @@ from paceline.types.states import InstanceState
 from paceline.types.weights import ModelSources
 
 
-def routes(facts: Facts, book: Book, events: Mapping[str, int]) -> Routes:
-    """`events`: how many of each kind were logged."""
+def routes(
+    facts: Facts, book: Book, events: Mapping[str, int], strangers: Mapping[str, int]
+) -> Routes:
+    """`events`: how many of each kind were logged. `strangers`: how many came to what process."""
     found = (_route(facts, inst) for inst in book.instances.values())
     return Routes(
         routes=tuple(route for route in found if route is not None),
@@ -26,6 +28,7 @@ def routes(facts: Facts, book: Book, events: Mapping[str, int]) -> Routes:
             tasks=dict(book.task_counts),
             events=dict(events),
             nodes=dict(Counter(book.nodes.values())),
+            strangers=dict(strangers),
         ),
         models=_models(facts, book),
     )

@@ -120,6 +120,13 @@ class _Cluster(Collector):
         )
         for kind, count in sorted(counts.events.items()):
             events.add_metric((kind,), count)
+        strangers = CounterMetricFamily(
+            f"{_PREFIX}_strangers",
+            "Connections to ports between processes that came to nothing.",
+            labels=("process",),
+        )
+        for process, count in sorted(counts.strangers.items()):
+            strangers.add_metric((process,), count)
         nodes = GaugeMetricFamily(f"{_PREFIX}_nodes", "Nodes by state.", labels=("state",))
         for state, count in sorted(counts.nodes.items()):
             nodes.add_metric((state,), count)
@@ -129,7 +136,7 @@ class _Cluster(Collector):
         views = Count((view.model, view.state.value) for view in self.news.instances)
         for labels, count in sorted(views.items()):
             instances.add_metric(labels, count)
-        yield from (tasks, events, nodes, instances)
+        yield from (tasks, events, strangers, nodes, instances)
         yield from _line_counters(self.news.routes)
 
 

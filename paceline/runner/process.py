@@ -31,6 +31,7 @@ from paceline.runner.pulse import Pulse
 from paceline.runner.rank import Rank
 from paceline.runner.supply import Report, Supply
 from paceline.runner.worker import Worker
+from paceline.transport.authenticator import Authenticator
 from paceline.transport.control import ControlClient, Malformed
 from paceline.types.control import Assign, RunnerBeat, ToRunner
 from paceline.types.control import Line as LineOrder
@@ -347,6 +348,7 @@ class Runner:
             numerics_id=self._loaded.compute.stage.numerics_id if self._loaded else None,
             seconds_per_byte=self._seconds_per_byte,
             measured_bytes=anonymous_bytes(identity.pid),
+            strangers=Authenticator.strangers_here(),
             reason=mailbox.reason or self._broken,
         )
 

@@ -60,6 +60,13 @@ class Authenticator:
 
     _of_contexts: dict[int, Authenticator] = {}  # noqa: RUF012
     _registry = threading.Lock()
+    _shown_out = 0
+    """Strangers of all contexts, also of those that have ended."""
+
+    @classmethod
+    def strangers_here(cls) -> int:
+        """Connections to any port of this process that came to nothing, since its start."""
+        return cls._shown_out
 
     @classmethod
     def of(cls, context: zmq.Context[zmq.Socket[bytes]]) -> Authenticator:
@@ -146,12 +153,18 @@ class Authenticator:
             poller.register(watch.events, zmq.POLLIN)
         for watch in list(watches.values()):
             came = watch.look(self._clock())
-            self.strangers += came
-            if came and self._sparing.may_say(watch.domain):
-                log.warning("a stranger was shown out", domain=watch.domain, count=self.strangers)
+            if came:
+                self._count(came, watch.domain)
             if watch.has_ended:
                 poller.unregister(watch.events)
                 watches.pop(watch.events).events.close()
+
+    def _count(self, came: int, domain: str) -> None:
+        self.strangers += came
+        with self._registry:
+            Authenticator._shown_out += came
+        if self._sparing.may_say(domain):
+            log.warning("a stranger was shown out", domain=domain, count=self.strangers)
 
     def _take(
         self, message: list[bytes], pending: list[_Request], socket: zmq.Socket[bytes]

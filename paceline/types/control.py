@@ -149,6 +149,8 @@ class ControllerCounts(msgspec.Struct, frozen=True, kw_only=True):
     """Events by kind."""
     nodes: dict[str, int] = {}
     """Nodes by state, now."""
+    strangers: dict[str, int] = {}
+    """Connections between processes that came to nothing, by the kind of process they came to."""
 
 
 class Routes(msgspec.Struct, frozen=True, kw_only=True, tag="routes"):

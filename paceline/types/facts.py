@@ -64,6 +64,8 @@ class NodeFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What its depot gives; bounded."""
     given_bytes: int = 0
     """Of chunks, to other nodes, since its start."""
+    strangers: int = 0
+    """Connections to its agent's ports that came to nothing, since its start."""
 
 
 class LinkOffer(msgspec.Struct, frozen=True, kw_only=True):
@@ -154,6 +156,8 @@ class RunnerFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What a byte of weights costs it in a step, as measured at its start."""
     measured_bytes: int | None = None
     """Anonymous memory of the process."""
+    strangers: int = 0
+    """Connections to its ports that came to nothing, since its start."""
     reason: str = ""
     """Why it is failed, or what it waits for."""
 

@@ -79,10 +79,20 @@ def test_another_cluster_is_left_alone() -> None:
     seen = observer()
     assert not seen.take(NodeBeat(replace(NODE, cluster_id="other")), 101.0)
     assert not seen.take(RunnerBeat(replace(RUNNER, cluster_id="other")), 101.0)
-    assert seen.strangers == 2
+    assert seen.foreign_beats == 2
     facts = seen.facts({}, 101.0)
     assert not facts.nodes
     assert not facts.runners
+
+
+def test_strangers_are_added_up_over_the_processes_that_told_of_them() -> None:
+    seen = observer()
+    for number, (runner, count) in enumerate([("r", 2), ("r", 2), ("s", 1), ("r", 5)], start=1):
+        facts = replace(RUNNER, runner_id=runner, strangers=count)
+        assert seen.take(RunnerBeat(facts, number=number), 101.0)
+    seen.take(NodeBeat(replace(NODE, strangers=4)), 101.0)
+    seen.take(NodeBeat(replace(NODE, incarnation="b", started_at=1.0, strangers=3)), 102.0)
+    assert seen.strangers == {"runner": 6, "node": 7}
 
 
 def test_an_incarnation_that_another_has_followed_is_not_heard_any_more() -> None:

@@ -19,7 +19,7 @@ def test_a_route_tells_what_its_driver_counts():
     scene.ready(Epoch(1, 1))
     seen = scene.runners["r-0"]
     scene.runners["r-0"] = replace(seen, facts=replace(seen.facts, load=LOAD))
-    (route,) = routes(scene.facts(), scene.book, {}).routes
+    (route,) = routes(scene.facts(), scene.book, {}, {}).routes
     for count in (
         "running", "waiting", "pages_total",
         "prefix_queries", "prefix_hits", "guesses_made", "guesses_right",

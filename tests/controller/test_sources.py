@@ -77,9 +77,9 @@ def test_gateways_are_told_too():
     scene = Scene()
     scene.placed(0, 1)
     holds(scene, "n1")
-    (known,) = routes(scene.facts(), scene.book, {}).models
+    (known,) = routes(scene.facts(), scene.book, {}, {}).models
     assert (known.model, known.digest) == ("smol", SMOL.digest)
     assert [source.node for source in known.sources] == ["n1"]
     scene.book.nodes["n1"] = "lost"
-    (known,) = routes(scene.facts(), scene.book, {}).models
+    (known,) = routes(scene.facts(), scene.book, {}, {}).models
     assert known.sources == ()

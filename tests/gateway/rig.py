@@ -23,7 +23,7 @@ from paceline.gateway.settings import Settings
 from paceline.gateway.texts import bring_texts
 from paceline.transport.front import AsyncFrontClient, FrontServer
 from paceline.transport.keys import KeyPair
-from paceline.types.control import GatewayBeat, Route, Routes
+from paceline.types.control import ControllerCounts, GatewayBeat, Route, Routes
 from paceline.types.errors import DeadlineExceeded
 from paceline.types.facts import DriverLink, GatewayFacts
 from paceline.types.ids import Epoch, GatewayId, InstanceId, NodeName, StreamId
@@ -112,6 +112,9 @@ def ids_of(text: str) -> list[int]:
 
 Answer = Callable[[StreamRecord], list[int]]
 """All ids of a stream: a pure function of prompt and parameters, as sampling is."""
+
+
+NOTHING_COUNTED = ControllerCounts()
 
 
 def say(text: str) -> Answer:
@@ -274,9 +277,15 @@ class ScriptedController:
         return answer(body) if callable(answer) else answer
 
     def say(
-        self, routes: Iterable[Route] = (), views: Iterable[InstanceView] = (), term: int = 1
+        self,
+        routes: Iterable[Route] = (),
+        views: Iterable[InstanceView] = (),
+        term: int = 1,
+        counts: ControllerCounts = NOTHING_COUNTED,
     ) -> None:
-        self._routes.put_nowait(Routes(routes=tuple(routes), instances=tuple(views), term=term))
+        self._routes.put_nowait(
+            Routes(routes=tuple(routes), instances=tuple(views), term=term, counts=counts)
+        )
 
 
 def view(

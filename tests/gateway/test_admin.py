@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from paceline.types.control import ControllerCounts
 from paceline.types.errors import InvalidRequest, NotFound
 from tests.gateway.rig import MODEL, QUICK, rig, say, view
 
@@ -207,6 +208,27 @@ async def test_metrics(short: Path) -> None:
             f'paceline_request_success_total{{finished_reason="stop",{label}}} 1.0',
             f'paceline_request_success_total{{finished_reason="length",{label}}} 1.0',
             'paceline_requests_rejected_total{code="invalid_request"} 1.0',
+        ):
+            assert line in text.splitlines(), line
+
+
+async def test_metrics_tell_what_the_controller_counts(short: Path) -> None:
+    async with rig(short) as r:
+        counts = ControllerCounts(
+            tasks={"load/failed": 2},
+            events={"placed": 3},
+            nodes={"ready": 4},
+            strangers={"controller": 0, "runner": 5},
+        )
+        r.control.say([], [view()], counts=counts)
+        await r.until(lambda: r.gateway.drivers.table.term)
+        text = (await r.http.get("/metrics")).text
+        for line in (
+            'paceline_tasks_total{kind="load",state="failed"} 2.0',
+            'paceline_controller_events_total{kind="placed"} 3.0',
+            'paceline_nodes{state="ready"} 4.0',
+            'paceline_strangers_total{process="controller"} 0.0',
+            'paceline_strangers_total{process="runner"} 5.0',
         ):
             assert line in text.splitlines(), line
 

@@ -1,6 +1,7 @@
 """The main job end to end: real processes, real sockets, the real model."""
 
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -124,9 +125,40 @@ def test_a_client_that_goes_away_frees_its_pages(cluster):
 
 def running(cluster: LocalCluster) -> float:
     """Requests under way, by the gateway's own count."""
+    return sum(samples(cluster, "num_requests_running").values())
+
+
+def samples(cluster: LocalCluster, name: str, label: str = "") -> dict[str, float]:
+    """What a metric has, by one label."""
     families = text_string_to_metric_families(httpx.get(f"{cluster.api.url}/metrics").text)
-    (family,) = (f for f in families if f.name == "paceline_num_requests_running")
-    return sum(sample.value for sample in family.samples)
+    (family,) = (f for f in families if f.name == f"paceline_{name}")
+    return {sample.labels.get(label, ""): sample.value for sample in family.samples}
+
+
+def test_strangers_at_the_ports_between_processes_are_counted(cluster):
+    asked = {
+        "controller": cluster.processes("paceline.controller")[0].pid,
+        "node": cluster.processes("local.supervisor")[0].pid,
+        "runner": the_instance(cluster)["runners"][0]["pid"],
+    }
+    for pid in asked.values():
+        say_nonsense(psutil.Process(pid))
+    counted = lambda: samples(cluster, "strangers", "process")  # noqa: E731
+    cluster.wait("all to be counted", lambda: min(counted()[kind] for kind in asked) >= 1, 15)
+    assert "Paris" in cluster.ask()
+
+
+def say_nonsense(process: psutil.Process) -> None:
+    """To each local socket that it listens at."""
+    paths = {end.laddr for end in process.net_connections("unix") if end.laddr}
+    assert paths
+    for path in paths:
+        with socket.socket(socket.AF_UNIX) as stranger:
+            try:
+                stranger.connect(path)
+            except OSError:
+                continue  # an end of a connection, and no door
+            stranger.sendall(b"GET / HTTP/1.1\r\n\r\n" * 9)
 
 
 def test_health_ready_models_nodes_and_events(cluster):

@@ -29,6 +29,7 @@ from paceline.process.child import install_stop_signals, watch_parent
 from paceline.process.home import Home
 from paceline.process.logs import configure, get_logger
 from paceline.process.runtime import control_address
+from paceline.transport.authenticator import Authenticator
 from paceline.transport.control import ControlClient
 from paceline.transport.depot import Depot
 from paceline.transport.keys import KeyPair
@@ -193,6 +194,7 @@ class Agent:
             depot=self._depot.offer,
             checkpoints=self._depot.checkpoints,
             given_bytes=self._depot.given_bytes,
+            strangers=Authenticator.strangers_here(),
         )
 
     def _start(self, runner_id: RunnerId) -> RunnerProcess:
