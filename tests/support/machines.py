@@ -36,13 +36,13 @@ class Machine:
         self.output = base / f"{name}.out"
         self.env: dict[str, str] = {}
         """Added to what its commands have."""
-        self._runtime = runtime / name
+        self.runtime = runtime / name
         self.format()
         self.home.models.symlink_to(smollm2_dir().parent)
 
     def format(self) -> None:
         """An empty disk, without any model."""
-        for path in (self.home.path, self._runtime):
+        for path in (self.home.path, self.runtime):
             shutil.rmtree(path, ignore_errors=True)
         self.home.create()
 
@@ -50,6 +50,10 @@ class Machine:
         """`paceline` in the foreground of the machine's terminal."""
         self.output.write_bytes(b"")
         self.host.start([*PACELINE, *words], self._env(), self.output)
+
+    def run_beside(self, argv: Sequence[str], output: str) -> None:
+        """Something else that goes on there."""
+        self.host.start(argv, self._env(), self.home.path / output)
 
     def paceline(self, *words: str) -> str:
         """A command from another terminal of it."""
@@ -73,7 +77,7 @@ class Machine:
         return self.env | {
             "PYTHONPATH": str(ROOT),
             "PACELINE_HOME": str(self.home.path),
-            "PACELINE_RUNTIME": str(self._runtime),
+            "PACELINE_RUNTIME": str(self.runtime),
         }
 
 
@@ -94,11 +98,15 @@ class Fleet(Served):
         self.wait_nodes(*self.machines)
 
     def start_head(self) -> None:
-        self.head.start("up", "--cluster", "ray", *_words(self.head))
+        self._start(self.head, "up", "--cluster", "ray")
 
     def join(self, machine: Machine) -> None:
         """With the token, as if for the first time."""
-        machine.start(*self._joining, *_words(machine))
+        self._start(machine, *self._joining)
+
+    def _start(self, machine: Machine, *words: str) -> None:
+        own = ("--host", machine.host.address, "--node", machine.name, "--node-memory", MEMORY)
+        machine.start(*words, *own)
 
     def through(self, name: str) -> Api:
         """The gateway of that machine."""
@@ -123,7 +131,9 @@ class Fleet(Served):
 
 
 @contextmanager
-def fleet(base: Path, network: Network, count: int = 3) -> Iterator[Fleet]:
+def fleet(
+    base: Path, network: Network, count: int = 3, kind: type[Fleet] = Fleet
+) -> Iterator[Fleet]:
     """That many machines, and a cluster on them that is ready."""
     with (
         hosts(count, network) as made,
@@ -134,11 +144,7 @@ def fleet(base: Path, network: Network, count: int = 3) -> Iterator[Fleet]:
             Machine(name, host, base, Path(runtime))
             for name, host in zip(NAMES, made, strict=False)
         ]
-        yield Fleet(machines, network)
-
-
-def _words(machine: Machine) -> tuple[str, ...]:
-    return ("--host", machine.host.address, "--node", machine.name, "--node-memory", MEMORY)
+        yield kind(machines, network)
 
 
 def _wait(look: Callable[[], Any], why: Callable[[], str]) -> Any:
