@@ -51,7 +51,7 @@ class Paceline:
 
     def run(self, work: Work) -> Outcome:
         scheduler = self._scheduler(work)
-        sampler = Sampler(self._facts.vocab_size, self._eos_ids)
+        sampler = Sampler(self._facts.vocab_size, self._eos_ids, self._stage.draw)
         answers: dict[StreamId, list[int]] = {StreamId(f"s{i}"): [] for i in range(work.streams)}
         times: list[float] = []
         began = time.perf_counter()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from torch import Tensor
@@ -9,6 +10,7 @@ from torch import Tensor
 from paceline.checkpoint.architecture import Activation, Norm
 from paceline.engine.kernels import Kernels
 from paceline.engine.reference import ReferenceOps
+from paceline.engine.sampling.draw import Ask
 
 
 class Ops(Protocol):
@@ -40,6 +42,9 @@ class Ops(Protocol):
     ) -> Tensor:
         """See `ReferenceOps.attention`."""
 
+    def draw(self, asks: Sequence[Ask]) -> list[int]:
+        """See `sampling.draw.Draw`."""
+
     def finite(self, x: Tensor) -> bool:
         """Whether x [rows, width] is free of NaN and infinities."""
 
@@ -52,4 +57,5 @@ class KernelsWithout:
         self.norm = built.norm
         self.activate = built.activate
         self.finite = built.finite
+        self.draw = built.draw
         self.attention = ReferenceOps().attention

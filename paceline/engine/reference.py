@@ -14,6 +14,7 @@ Why a row's bits depend on that row alone (measured with MKL, see the tests):
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from paceline.checkpoint.architecture import Activation, Norm
 from paceline.engine.elementwise import activate, exp, soft_capped
+from paceline.engine.sampling.draw import Ask, draw_rows
 from paceline.types.model import PAGE_TOKENS
 
 _LINEAR_ROWS = 16
@@ -107,6 +109,10 @@ class ReferenceOps:
         )
         out = out.permute(0, 3, 1, 2, 4)[tile, place]
         return out.reshape(rows, heads * head_dim)
+
+    def draw(self, asks: Sequence[Ask]) -> list[int]:
+        """See `sampling.draw.Draw`."""
+        return draw_rows(asks)
 
     def finite(self, x: Tensor) -> bool:
         """Whether x is free of NaN and infinities."""

@@ -9,14 +9,13 @@ any of these (the default of vLLM's API).
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from paceline.engine.sampling.draw import GREEDY_BELOW, draw, logprobs
+from paceline.engine.sampling.draw import Ask, Draw, draw_rows, logprobs
 from paceline.engine.sampling.processors import Row, Vocabulary, make_processors
 from paceline.engine.sampling.uniform import uniform
 from paceline.types.errors import EngineError, InvalidRequest
@@ -29,7 +28,8 @@ NO_GUESSES: Mapping[int, tuple[int, ...]] = {}
 class Sampler:
     """Keeps one state per slot, from `admit` to `free`."""
 
-    def __init__(self, vocab_size: int, eos_ids: frozenset[int]) -> None:
+    def __init__(self, vocab_size: int, eos_ids: frozenset[int], draw: Draw = draw_rows) -> None:
+        self._draw = draw
         self._vocabulary = Vocabulary(vocab_size, eos_ids)
         self._slots: dict[int, _SlotSampler] = {}
 
@@ -61,22 +61,21 @@ class Sampler:
         when the token drawn is the one guessed.
 
         Raises EngineError, and then has moved no slot, where a slot is unknown or named twice, or
-        the logits have another shape or dtype or are not finite.
+        the logits have another shape or dtype; and where the largest of a row is not finite.
         """
         samplers = self._samplers(slots)
         guessed = [guesses.get(slot, ()) for slot in slots]
         rows = self._rows(len(slots) + sum(map(len, guessed)), logits)
-        likeliest = rows.argmax(axis=1).tolist()
-        peaks = [float(row[best]) for row, best in zip(rows, likeliest, strict=True)]
-        if not all(map(math.isfinite, peaks)):
-            raise EngineError(f"logits are not finite (largest of each row: {peaks})")
-        drawn: list[SampledToken] = []
+        runs: list[_Run] = []
         start = 0
         for sampler, ahead in zip(samplers, guessed, strict=True):
-            stop = start + len(ahead) + 1
-            drawn += sampler.follow(ahead, rows[start:stop], likeliest[start:stop])
-            start = stop
-        return drawn
+            runs.append(_Run(sampler, ahead, rows[start : start + len(ahead) + 1]))
+            start += len(ahead) + 1
+        going = runs
+        while going:
+            ids = self._draw([run.ask() for run in going])
+            going = [run for run, token_id in zip(going, ids, strict=True) if run.take(token_id)]
+        return [token for run in runs for token in run.drawn]
 
     def _samplers(self, slots: Sequence[int]) -> list[_SlotSampler]:
         unknown = [slot for slot in slots if slot not in self._slots]
@@ -99,25 +98,25 @@ class Sampler:
 class _SlotSampler:
     """What one stream has come to: `position` tokens emitted, and its processors' state."""
 
+    __slots__ = ("_params", "_position", "_processors", "_slot")
+
     def __init__(self, admission: Admission, vocabulary: Vocabulary) -> None:
         self._slot = admission.slot
         self._params = admission.params
         self._position = len(admission.emitted_ids)
         self._processors = make_processors(admission, vocabulary)
 
-    def follow(
-        self, guesses: tuple[int, ...], rows: NDArray[np.float32], likeliest: Sequence[int]
-    ) -> Iterator[SampledToken]:
-        """Tokens from the first of the rows, and from each that is behind a right guess."""
-        for row, best, guess in zip(rows, likeliest, (*guesses, None), strict=True):
-            token = self.next(row, best)
-            yield token
-            if token.id != guess:
-                return
+    def ask(self, row: Row) -> Ask:
+        """For the next token from the model's logits [vocab]."""
+        if self._processors:
+            row = row.copy()
+            for processor in self._processors:
+                processor.apply(row, self._position)
+        params = self._params
+        return Ask(row, params, uniform(params.seed, params.choice, self._position))
 
-    def next(self, row: Row, likeliest: int) -> SampledToken:
-        """The next token from the model's logits [vocab], whose largest is at `likeliest`."""
-        token_id = self._draw(row, likeliest)
+    def take(self, row: Row, token_id: int) -> SampledToken:
+        """Goes on by the token that was drawn from the model's logits [vocab]."""
         logprob: float | None = None
         top: tuple[tuple[int, float], ...] = ()
         if self._params.logprobs is not None:
@@ -128,15 +127,25 @@ class _SlotSampler:
             processor.accept(token_id)
         return token
 
-    def _draw(self, row: Row, likeliest: int) -> int:
-        greedy = self._params.temperature < GREEDY_BELOW
-        if greedy and not self._processors:
-            return likeliest
-        if self._processors:
-            row = row.copy()
-            for processor in self._processors:
-                processor.apply(row, self._position)
-        if greedy:
-            return int(row.argmax())
-        u = uniform(self._params.seed, self._params.choice, self._position)
-        return draw(row, self._params, u)
+
+class _Run:
+    """A slot's rows of a step: drawn from one after the other, as long as the guesses are right."""
+
+    __slots__ = ("_guesses", "_rows", "_sampler", "drawn")
+
+    def __init__(
+        self, sampler: _SlotSampler, guesses: tuple[int, ...], rows: NDArray[np.float32]
+    ) -> None:
+        self.drawn: list[SampledToken] = []
+        self._sampler = sampler
+        self._guesses = guesses
+        self._rows = rows
+
+    def ask(self) -> Ask:
+        return self._sampler.ask(self._rows[len(self.drawn)])
+
+    def take(self, token_id: int) -> bool:
+        """Whether the row behind it was computed for this token."""
+        ahead = self._guesses[len(self.drawn) :]
+        self.drawn.append(self._sampler.take(self._rows[len(self.drawn)], token_id))
+        return bool(ahead) and ahead[0] == token_id

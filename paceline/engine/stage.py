@@ -15,6 +15,7 @@ from paceline.engine.cache import UnitCache
 from paceline.engine.decoder import Decoder
 from paceline.engine.kv import KVCache
 from paceline.engine.numerics import Numerics, OpsChoice, choose_numerics
+from paceline.engine.sampling.draw import Draw
 from paceline.engine.weights import OnLayer, Weights, load_weights
 from paceline.types.errors import EngineError
 from paceline.types.model import PAGE_TOKENS, Shard
@@ -49,6 +50,8 @@ class Stage:
         self.kv_bytes = kv.nbytes
         self._numerics = numerics
         self.numerics_id = numerics.id
+        self.draw: Draw = numerics.ops.draw
+        """For the sampler behind the last shard."""
 
     @classmethod
     def load(

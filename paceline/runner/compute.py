@@ -43,7 +43,7 @@ class Compute:
         self.shard = shard
         self._vocab_size = vocab_size
         self._eos_ids = eos_ids
-        self._sampler = Sampler(vocab_size, eos_ids)
+        self.begin_line()
 
     @classmethod
     def load(
@@ -71,7 +71,7 @@ class Compute:
 
     def begin_line(self) -> None:
         """A new epoch: no slot of an older one means anything any more."""
-        self._sampler = Sampler(self._vocab_size, self._eos_ids)
+        self._sampler = Sampler(self._vocab_size, self._eos_ids, self.stage.draw)
 
     @torch.inference_mode()
     def run(self, step: Step, payload: memoryview | None) -> Hidden | Sampled:

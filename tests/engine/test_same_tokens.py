@@ -56,7 +56,7 @@ class Traffic:
             pages=pages, max_context=2048, vocab_size=VOCAB, eos_ids=self._eos_ids,
             row_budget=row_budget, guess_rows=guess_rows, batches_in_flight=ranks,
         )  # fmt: skip
-        self._sampler = Sampler(VOCAB, self._eos_ids)
+        self._sampler = Sampler(VOCAB, self._eos_ids, line.stages[-1].draw)
         self.admissions = 0
         self.most_spans = 0
 

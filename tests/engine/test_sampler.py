@@ -4,21 +4,24 @@ import math
 import random
 from collections import Counter
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
+import msgspec
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from paceline.engine.kernels import Kernels
 from paceline.engine.sampler import Sampler
-from paceline.engine.sampling.draw import draw, head, invert_cdf
+from paceline.engine.sampling.draw import Ask, Draw, draw_rows, head, invert_cdf
 from paceline.engine.sampling.processors import Vocabulary, make_processors
 from paceline.engine.sampling.uniform import uniform
 from paceline.types.errors import EngineError
 from paceline.types.step import Admission, SampledToken
 from paceline.types.stream import SamplingParams
+from tests.engine.kernel_builds import ISAS
 
 VOCAB = 1003
 EOS = frozenset({7, 9})
@@ -205,6 +208,17 @@ def test_a_tiny_temperature_overflows_nothing(temperature: float) -> None:
     assert sample_one([0.0, 3.0, -200.0, 2.0], temperature=temperature).id == 1
 
 
+@pytest.fixture(scope="module", params=["numpy", *ISAS])
+def draw_by(request: pytest.FixtureRequest) -> Draw:
+    """By the book, and by each instruction set that is here."""
+    if request.param == "numpy":
+        return draw_rows
+    kernels = request.getfixturevalue("all_kernels").get(request.param)
+    if kernels is None:
+        pytest.skip(f"this CPU lacks {request.param}")
+    return cast(Draw, kernels.draw)
+
+
 def oracle(logits: np.ndarray, p: SamplingParams) -> dict[int, float]:
     """The distribution that is drawn from, by the book: one sort, one list, float64."""
     weights = np.exp((logits - logits.max()).astype(np.float64) / p.temperature)
@@ -237,14 +251,14 @@ DISTRIBUTIONS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("changes", DISTRIBUTIONS)
-def test_tokens_come_as_often_as_they_should(changes: dict[str, Any]) -> None:
+def test_tokens_come_as_often_as_they_should(draw_by: Draw, changes: dict[str, Any]) -> None:
     # 700 tokens: more than one block of the search.
     logits = torch.randn(700, generator=torch.Generator().manual_seed(8)).numpy() * 3
     wanted = params(**changes)
     count = 4000
     # A low-discrepancy u makes the test exact: each token is met within a draw or two of its due.
     us = (np.arange(count) + 0.5) / count
-    found = Counter(draw(logits, wanted, float(u)) for u in us)
+    found = Counter(draw_by([Ask(logits, wanted, float(u)) for u in us]))
     expected = oracle(logits, wanted)
     assert found.keys() <= expected.keys()
     for token_id, probability in expected.items():
@@ -261,11 +275,11 @@ def test_tokens_come_as_often_as_they_should(changes: dict[str, Any]) -> None:
     u=st.floats(0, 1, exclude_max=True),
 )
 def test_only_survivors_are_drawn_with_any_ties(
-    logits: list[float], u: float, **changes: Any
+    draw_by: Draw, logits: list[float], u: float, **changes: Any
 ) -> None:
     row = np.array(logits, dtype=np.float32)
     expected = oracle(row, params(**changes))
-    assert draw(row, params(**changes), u) in expected
+    assert draw_by([Ask(row, params(**changes), u)])[0] in expected
 
 
 @settings(max_examples=300, deadline=None)
@@ -308,6 +322,42 @@ def test_rounding_never_leads_past_the_end() -> None:
         weights = np.exp(-random_weights.uniform(0, 40, 300)).astype(np.float32)
         weights[290:] = 0.0
         assert weights[invert_cdf(weights, 1 - 2**-53)] > 0
+
+
+@pytest.mark.parametrize("vocab", [1, 255, 256, 257, 50_257])
+def test_instruction_sets_draw_what_the_book_says(draw_by: Draw, vocab: int) -> None:
+    dice = np.random.default_rng(vocab)
+    asks = []
+    for style in (*DISTRIBUTIONS, {"temperature": 0.0}, {"temperature": 1e-5}, {"min_p": 1e-7}):
+        row = dice.normal(0, 3, vocab).astype(np.float32)
+        row[dice.integers(0, vocab, vocab // 100)] += 12.0
+        row[dice.integers(0, vocab, vocab // 9)] = -np.inf
+        row[0] = max(row[0], 0.0)
+        asks += [Ask(row, params(**style), float(u)) for u in (0.0, *dice.random(3))]
+    assert draw_by(asks) == draw_rows(asks)
+    # At the very end it is rounding that decides between tokens of hardly any weight.
+    last = [msgspec.structs.replace(ask, u=1 - 2**-53) for ask in asks]
+    for ask, token_id in zip(last, draw_by(last), strict=True):
+        assert np.isfinite(ask.row[token_id])
+
+
+def test_no_row_is_drawn_from_that_is_not_logits(draw_by: Draw) -> None:
+    sound = Ask(np.zeros(VOCAB, dtype=np.float32), params(), 0.5)
+    assert draw_by([]) == []
+    for damage in (math.inf, math.nan):
+        row = np.zeros(VOCAB, dtype=np.float32)
+        row[VOCAB - 2] = damage
+        with pytest.raises(EngineError, match="not finite"):
+            draw_by([sound, Ask(row, params(), 0.5)])
+    with pytest.raises(EngineError, match="not finite"):
+        draw_by([Ask(np.full(VOCAB, -np.inf, dtype=np.float32), params(temperature=0.0), 0.5)])
+
+
+def test_kernels_look_at_rows_before_they_read_them(kernels: Kernels) -> None:
+    row = np.zeros(VOCAB, dtype=np.float32)
+    for other in (row[:-1], np.zeros(2 * VOCAB, dtype=np.float32)[::2], np.zeros(VOCAB)):
+        with pytest.raises(EngineError, match="logits are float32"):
+            kernels.draw([Ask(row, params(), 0.5), Ask(cast(Any, other), params(), 0.5)])
 
 
 # --- processors ----------------------------------------------------------------------------------

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 
+import numpy as np
+
 address, size, isa = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
 
 ISA_NUMBERS = {"portable": 0, "avx2": 1, "avxvnni": 2, "avx512": 3, "avx512vnni": 4, "amx": 5}
@@ -90,6 +92,18 @@ class HeadWeights(ctypes.Structure):
     _fields_ = [("norm", NormWeights), ("head", Matrix)]
 
 
+DRAW_ROW = np.dtype(
+    [
+        ("logits", np.uintp),
+        *((name, np.float64) for name in ("u", "top_p")),
+        *((name, np.float32) for name in ("temperature", "min_p")),
+        *((name, np.int64) for name in ("top_k", "token")),
+    ],
+    align=True,
+)
+"""`draw_row` of csrc/draw.h: many are made at once."""
+
+
 _SIGNATURES: dict[str, tuple[type | None, list[type]]] = {
     "paceline_build": (ctypes.c_char_p, []),
     "paceline_has_isa": (ctypes.c_int, [isa]),
@@ -105,6 +119,7 @@ _SIGNATURES: dict[str, tuple[type | None, list[type]]] = {
     "paceline_table": (ctypes.c_int, [isa, address, size, address, size, address]),
     "paceline_finite": (ctypes.c_int, [isa, address, size, size, address]),
     "paceline_layers": (ctypes.c_int, [isa, address, address, size, *[address] * 3]),
+    "paceline_draw": (ctypes.c_int, [isa, address, size, size]),
     "paceline_head": (ctypes.c_int, [isa, size, address, address, size, address]),
 }
 

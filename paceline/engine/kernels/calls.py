@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import ctypes
 import threading
+from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from paceline.engine.kernels import abi
 from paceline.engine.kernels.checks import require, require_that
 from paceline.engine.quantised import QUAD, STRIP, QuantisedMatrix, packed_depth
+from paceline.engine.sampling.draw import GREEDY_BELOW, Ask
 from paceline.types.errors import EngineError
 
 PAGE_KEYS = 64
@@ -25,6 +28,7 @@ _FAULTS = {
     3: "its row_table names no row of the page tables",
     4: "its page table names a page that the cache does not have",
     5: "an id is not one of the table's",
+    6: "the largest logit of a row, or the sum of its weights, is not finite",
 }
 
 # The library keeps one pool of threads and one set of buffers per process.
@@ -134,6 +138,15 @@ class Kernels:
         found = ctypes.c_int32()
         self.call("paceline_finite", x.data_ptr(), *x.shape, ctypes.addressof(found))
         return bool(found.value)
+
+    def draw(self, asks: Sequence[Ask]) -> list[int]:
+        """A token for each: see `sampling.draw.Draw`. The same on every instruction set."""
+        vocab = len(asks[0].row) if asks else 0
+        rows = np.array([_draw_row(ask, vocab) for ask in asks], dtype=abi.DRAW_ROW)
+        if asks:
+            self.call("paceline_draw", rows.ctypes.data, len(asks), vocab)
+        tokens: list[int] = rows["token"].tolist()
+        return tokens
 
     def call(self, function: str, *arguments: object) -> None:
         """One of the library's functions that return a status; raises EngineError on failure."""
@@ -263,6 +276,16 @@ class Kernels:
         arguments = (x.data_ptr(), rows, out.data_ptr())
         self.call("paceline_activate", ctypes.addressof(middle), *arguments)
         return out
+
+
+def _draw_row(ask: Ask, vocab: int) -> tuple[float, ...]:
+    """In the order of `abi.DRAW_ROW`."""
+    row, params = ask.row, ask.params
+    about = row.__array_interface__
+    if about["shape"] != (vocab,) or about["typestr"] != "<f4" or about["strides"] or not vocab:
+        raise EngineError(f"logits are float32 [{vocab}], not {row.dtype} {list(row.shape)}")
+    temperature = 0.0 if params.temperature < GREEDY_BELOW else params.temperature
+    return about["data"][0], ask.u, params.top_p, temperature, params.min_p, params.top_k, 0
 
 
 def quantised_matrix(weight: QuantisedMatrix, bias: Tensor | None) -> abi.Matrix:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import torch
+from msgspec.structs import replace
 
 from paceline.engine.eager import EagerMatrix
 from paceline.engine.kernels.calls import PAGE_KEYS, Kernels
 from paceline.engine.quantised import QuantisedMatrix, pack, quantise
+from paceline.engine.sampling.draw import Ask, draw_rows
+from paceline.types.stream import SamplingParams
 
 _TOLERANCE = 1e-4
 
@@ -70,6 +73,19 @@ def _elementwise_is_wrong(kernels: Kernels, generator: torch.Generator) -> bool:
     )
 
 
+def _draw_is_wrong(kernels: Kernels, generator: torch.Generator) -> bool:
+    logits = (_random(generator, 4, 600) * 3).numpy()
+    plain = SamplingParams(max_tokens=1, seed=0)
+    styles = (
+        plain,
+        replace(plain, temperature=0.0),
+        replace(plain, top_p=0.9),
+        replace(plain, top_k=20, min_p=0.01),
+    )
+    asks = [Ask(row, style, 0.4) for row, style in zip(logits, styles, strict=True)]
+    return kernels.draw(asks) != draw_rows(asks)
+
+
 def wrong_kernels(kernels: Kernels) -> list[str]:
     """Names of the kernels whose results are wrong. Takes about a millisecond."""
     generator = torch.Generator().manual_seed(1)
@@ -78,5 +94,6 @@ def wrong_kernels(kernels: Kernels) -> list[str]:
         "quantised linear": _quantised_linear_is_wrong,
         "attention": _attention_is_wrong,
         "elementwise": _elementwise_is_wrong,
+        "draw": _draw_is_wrong,
     }
     return [name for name, is_wrong in trials.items() if is_wrong(kernels, generator)]

@@ -1,4 +1,6 @@
-"""From a row of logits to a token: truncation, inverse-CDF draw, logprobs.
+"""From rows of logits to tokens: truncation, inverse-CDF draw, logprobs.
+
+This is by the book, and what the C kernels do faster (csrc/draw.c).
 
 `gaps` are the row's largest logit minus each logit: 0 for the most likely token. `weights` are
 probabilities up to a common factor. Sums are float64, in an order that only the row decides.
@@ -7,11 +9,14 @@ probabilities up to a common factor. Sums are float64, in an order that only the
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from paceline.engine.sampling.processors import Ids, Row
+from paceline.types.errors import EngineError
 from paceline.types.stream import SamplingParams
 
 GREEDY_BELOW = 1e-5
@@ -23,15 +28,37 @@ _BUCKETS_PER_NAT = 16
 _DEPTHS = (4.0, 10.0)
 
 
+class Ask(msgspec.Struct, frozen=True):
+    """For the token that `u` in [0, 1) picks from logits [vocab]."""
+
+    row: Row
+    params: SamplingParams
+    u: float
+
+
+Draw = Callable[[Sequence[Ask]], list[int]]
+"""A token for each. Raises EngineError where the largest logit of a row is not finite."""
+
+
+def draw_rows(asks: Sequence[Ask]) -> list[int]:
+    """See `Draw`."""
+    return [draw(ask.row, ask.params, ask.u) for ask in asks]
+
+
 def draw(logits: Row, params: SamplingParams, u: float) -> int:
-    """The token that `u` in [0, 1) picks from logits [vocab] under temperature (at least
-    GREEDY_BELOW), min_p, top_k and top_p."""
-    gaps = logits.max() - logits
+    """The token that `u` picks under temperature (greedy: the likeliest), min_p, top_k, top_p."""
+    best = int(logits.argmax())
+    peak = logits[best]
+    if not math.isfinite(peak):
+        raise EngineError(f"logits are not finite: their largest is {peak}")
+    if params.temperature < GREEDY_BELOW:
+        return best
+    gaps = peak - logits
     with np.errstate(over="ignore"):
         weights = np.exp(gaps / np.float32(-params.temperature))
     if params.min_p == 0.0 and params.top_k == 0 and params.top_p == 1.0:
         return invert_cdf(weights, u)
-    ids = survivors(weights, gaps, params)
+    ids = np.sort(survivors(weights, gaps, params))
     return int(ids[invert_cdf(weights[ids], u)])
 
 

@@ -24,6 +24,8 @@
 
 #include "place.h"
 
+#include "weigh.h"
+
 const kernel_set ISA(kernels) = {
     .linear = ISA(linear),
     .attention = ISA(attention),
@@ -35,4 +37,6 @@ const kernel_set ISA(kernels) = {
     .activate_quantise = ISA(activate_quantise),
     .activate_group = ISA(activate_group),
     .place = ISA(place),
+    .peaks = ISA(peaks),
+    .weigh = ISA(weigh),
 };

@@ -8,7 +8,7 @@
 
 #include "quantised.h"
 
-enum { PAGE_KEYS = 64, MOST_HEAD_DIM = 256, MOST_GROUP = 64, SUM_LANES = 16 };
+enum { PAGE_KEYS = 64, MOST_HEAD_DIM = 256, MOST_GROUP = 64, SUM_LANES = 16, DRAW_BLOCK = 256 };
 
 enum {
     STATUS_OK,
@@ -16,7 +16,8 @@ enum {
     STATUS_BAD_POSITION,
     STATUS_BAD_TABLE,
     STATUS_BAD_PAGE,
-    STATUS_BAD_ID
+    STATUS_BAD_ID,
+    STATUS_BAD_LOGITS
 };
 
 /* Shapes: q [rows, q_stride], of which the first heads * head_dim; out [rows, heads, head_dim];
@@ -78,6 +79,9 @@ typedef struct {
                               int64_t row, int64_t end, float *scratch);
     void (*activate_group)(const mlp_middle *mlp, const float *x, const quantised_rows *out,
                            int64_t row, int64_t end, int64_t group);
+    void (*peaks)(const float *x, int64_t n, float *peaks);
+    void (*weigh)(const float *x, int64_t n, float peak, float inverse, float *weights,
+                  double *sums);
     void (*place)(const placing *p, float *qkv, int64_t row, int64_t end);
 } kernel_set;
 

@@ -2,6 +2,7 @@
 #include <stddef.h>
 
 #include "cpu.h"
+#include "draw.h"
 #include "layer.h"
 #include "pool.h"
 #include "single.h"
@@ -47,6 +48,7 @@ EXPORT int paceline_layers(int isa, const layer_shape *shape, const layer_weight
                            int64_t count, const step_rows *step, float *x, int64_t *culprit);
 EXPORT int paceline_head(int isa, int64_t width, const head_weights *head, const float *x,
                          int64_t rows, float *logits);
+EXPORT int paceline_draw(int isa, draw_row *rows, int64_t count, int64_t vocab);
 
 const char *paceline_build(void) { return PACELINE_KERNELS_BUILD; }
 
@@ -165,4 +167,8 @@ int paceline_head(int isa, int64_t width, const head_weights *head, const float 
                   float *logits) {
     if (rows == 0) return STATUS_OK;
     return head_run(&levels[isa], width, head, x, rows, logits);
+}
+
+int paceline_draw(int isa, draw_row *rows, int64_t count, int64_t vocab) {
+    return draw_run(&levels[isa], rows, count, vocab);
 }
