@@ -55,7 +55,7 @@ class Decoder:
     def forward(self, batch: Batch, x: Tensor, on_layer: Callable[[], None]) -> Tensor:
         """Token ids int64 [rows] on the first rank, else hidden states [rows, width]; returns
         hidden states, or on the last rank logits [sampled rows, vocab]. `on_layer` is called
-        after each layer."""
+        after each layer, or several."""
         x = self._layers.run(batch, self._embedded(x, batch), on_layer)
         if self._head is None:
             return x

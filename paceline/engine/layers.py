@@ -39,6 +39,7 @@ class ComposedLayers:
         self._kv = kv
         self._ropes = ropes
 
+    @torch.inference_mode()
     def run(self, batch: Batch, x: Tensor, on_layer: Callable[[], None]) -> Tensor:
         """Hidden states float32 [rows, width]: those behind the last layer. `on_layer` is called
         after each."""

@@ -57,7 +57,7 @@ class LayerProgram:
 
     def run(self, batch: Batch, x: Tensor, on_layer: Callable[[], None]) -> Tensor:
         """Hidden states float32 [rows, width]: those behind the last layer. `on_layer` is called
-        for each, after a call to C of some."""
+        after each call to C, which does some at once."""
         x = _copy(x)
         step = abi.StepRows(
             *(a.buffer_info()[0] for a in (batch.positions, batch.table_of_row, batch.page_ids)),
@@ -74,8 +74,7 @@ class LayerProgram:
             self._kernels.call_on_rows(
                 "paceline_layers", step, shape, first, count, rows, x.data_ptr()
             )
-            for _ in range(count):
-                on_layer()
+            on_layer()
         return x
 
 

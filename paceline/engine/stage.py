@@ -82,7 +82,6 @@ class Stage:
             weights = load_weights(opened, shard, numerics.form, on_layer)
             return cls(config, shard, weights, kv_pages, numerics)
 
-    @torch.inference_mode()
     def forward(
         self, spans: Sequence[Span], x: Tensor, on_layer: Callable[[], None] = lambda: None
     ) -> Tensor:
@@ -91,7 +90,7 @@ class Stage:
         x: on the first rank int64 token ids [rows], else hidden states float32 [rows, width].
         Returns hidden states [rows, width]; on the last rank logits float32
         [rows that sample, vocab], in the order of the spans: a span's last row, and with guesses
-        those and the row before them. `on_layer` follows each layer.
+        those and the row before them. `on_layer` follows each layer, or several.
 
         Raises EngineError, before KV is touched, on spans or inputs that do not fit; and when the
         result has NaN or infinite values.

@@ -73,7 +73,6 @@ class Compute:
         """A new epoch: no slot of an older one means anything any more."""
         self._sampler = Sampler(self._vocab_size, self._eos_ids, self.stage.draw)
 
-    @torch.inference_mode()
     def run(self, step: Step, payload: memoryview | None) -> Hidden | Sampled:
         """One step through this shard. `payload` is the previous rank's rows (float32 bytes);
         the first rank reads the step's own token ids instead. Raises EngineError."""

@@ -211,6 +211,5 @@ def _timed(result: Hidden | Sampled, times: Times) -> Hidden | Sampled:
 
 
 def _tensor(rows: torch.Tensor) -> Tensor:
-    """Rows [n, width] as bytes for the wire; the memory is shared, not copied."""
-    array = rows.numpy()
-    return Tensor(str(array.dtype), array.shape, array.data)
+    """Rows float32 [n, width] as bytes for the wire; the memory is shared, not copied."""
+    return Tensor("float32", tuple(rows.shape), rows.numpy().data)

@@ -33,8 +33,10 @@ from paceline.transport.sockets import (
     ipc_path,
     made,
     mind,
+    receive_parts,
     retire,
     send_now,
+    send_parts,
     unlock,
 )
 from paceline.transport.sparing import Sparing
@@ -102,7 +104,7 @@ class FrontServer:
         for _ in range(DRAIN_LIMIT):
             if not has_message(self.socket):
                 break
-            parts = self.socket.recv_multipart(zmq.NOBLOCK, copy=False)
+            parts = receive_parts(self.socket)
             message = self._read(parts)
             if message is not None:
                 taken.append((parts[0].bytes, message))
@@ -125,7 +127,7 @@ class FrontServer:
 
     def _put(self, peer: bytes, payload: bytes) -> bool:
         try:
-            self.socket.send_multipart([peer, payload], zmq.NOBLOCK)
+            send_parts(self.socket, (peer, payload))
         except zmq.ZMQError as error:
             if error.errno in (zmq.EAGAIN, zmq.EHOSTUNREACH):
                 return False

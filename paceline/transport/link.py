@@ -18,6 +18,8 @@ from paceline.transport.sockets import (
     connect,
     has_message,
     made,
+    receive_parts,
+    send_parts,
     unlock,
 )
 from paceline.types.facts import LinkOffer
@@ -111,7 +113,7 @@ class Link:
             try:
                 if not has_message(self.socket):
                     return None
-                parts = self.socket.recv_multipart(zmq.NOBLOCK, copy=False)
+                parts = receive_parts(self.socket)
             except zmq.ZMQError as error:
                 raise self._break(f"its socket failed: {error.strerror}") from error
             frame = self._accept([part.buffer for part in parts])
@@ -182,10 +184,10 @@ class Link:
         """Whether the socket took it; only then is its number used up."""
         sequence = 0 if isinstance(body, Hello) else self._sent + 1
         parts = encode(Frame(self.epoch, sequence, body, tensor))
-        if sum(len(part) for part in parts) > MAX_FRAME_BYTES:
+        if sum(map(len, parts)) > MAX_FRAME_BYTES:
             raise FrameDamaged(f"a frame of more than {MAX_FRAME_BYTES} bytes does not travel")
         try:
-            self.socket.send_multipart(parts, zmq.NOBLOCK)
+            send_parts(self.socket, parts)
         except zmq.Again:
             return False
         except zmq.ZMQError as error:

@@ -6,7 +6,7 @@ import asyncio
 import ipaddress
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar, cast
@@ -30,6 +30,9 @@ PING_MS = 1000
 GONE_MS = 3000
 """A connection over which no answer to a ping came for so long is given up, and made anew."""
 CONNECT_MS = 2000
+# Arithmetic on pyzmq's own flags runs through Python's enums, several times a step.
+_POLLIN, _NOBLOCK, _SNDMORE = int(zmq.POLLIN), int(zmq.NOBLOCK), int(zmq.SNDMORE)
+
 DRAIN_LIMIT = 256
 """Messages taken from a socket in one go, so that no sender can keep a loop from going round."""
 
@@ -138,7 +141,25 @@ def has_message(socket: Socket) -> bool:
 
     Raises ZMQError for a socket that is of no more use.
     """
-    return bool(cast(int, socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
+    return bool(cast(int, socket.getsockopt(zmq.EVENTS)) & _POLLIN)
+
+
+def send_parts(socket: Socket, parts: Sequence[bytes | memoryview]) -> None:
+    """One message; its bytes are copied. Never waits.
+
+    Raises ZMQError, `zmq.Again` where the socket does not take it.
+    """
+    for part in parts[:-1]:
+        socket.send(part, _NOBLOCK | _SNDMORE)
+    socket.send(parts[-1], _NOBLOCK)
+
+
+def receive_parts(socket: Socket) -> list[zmq.Frame]:
+    """The next message, which is there. Raises ZMQError."""
+    parts = [socket.recv(_NOBLOCK, copy=False)]
+    while parts[-1].more:
+        parts.append(socket.recv(_NOBLOCK, copy=False))
+    return parts
 
 
 def send_now(socket: zmq.asyncio.Socket, payload: bytes) -> bool:

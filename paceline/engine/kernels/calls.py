@@ -144,7 +144,7 @@ class Kernels:
         vocab = len(asks[0].row) if asks else 0
         rows = np.array([_draw_row(ask, vocab) for ask in asks], dtype=abi.DRAW_ROW)
         if asks:
-            self.call("paceline_draw", rows.ctypes.data, len(asks), vocab)
+            self.call("paceline_draw", rows.__array_interface__["data"][0], len(asks), vocab)
         tokens: list[int] = rows["token"].tolist()
         return tokens
 
