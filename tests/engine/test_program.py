@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from paceline.engine import kernels as built_kernels
+from paceline.engine import program
 from paceline.engine.batch import Limits, lay_out
 from paceline.engine.kernels import Kernels
 from paceline.engine.stage import Stage
@@ -86,12 +87,14 @@ def test_an_mlp_of_whole_groups_gives_rows_their_bits_in_any_number(
     assert torch.equal(torch.cat(parts), whole)
 
 
-def test_every_layer_is_told(kernels, tiny, monkeypatch):
+@pytest.mark.parametrize(("most", "calls"), [(1 << 30, 1), (1, LAYERS)])
+def test_every_call_to_c_is_told_and_long_ones_are_parted(kernels, tiny, monkeypatch, most, calls):
     shard = Shard(start=0, stop=LAYERS, layers=LAYERS)
     ours, _ = _stages(tiny("llama").path, kernels, monkeypatch, shard)
+    monkeypatch.setattr(program, "CALL_PRODUCTS", most)
     told = []
     ours.forward(SPANS, torch.zeros(ROWS, dtype=torch.int64), lambda: told.append(len(told)))
-    assert told == list(range(LAYERS))
+    assert told == list(range(calls))
 
 
 @pytest.mark.parametrize(
