@@ -75,18 +75,16 @@ class Generation:
         """Empty before any choice is on a line."""
         return next((live.numerics_id for live in self.lives if live.numerics_id), "")
 
-    async def gained(self, timeout_s: float | None) -> list[tuple[int, Delta]]:
-        """What choices have gained, as (index, delta); nothing if `timeout_s` passed in silence.
-        Without one it may wait to the request's deadline.
+    def nudge(self) -> None:
+        """Has a `gained` that waits return, though it be with nothing."""
+        self._wake.set()
+
+    async def gained(self) -> list[tuple[int, Delta]]:
+        """What choices have gained, as (index, delta); waits for it, to the request's deadline.
 
         Raises the error of the first choice that failed, after all that came before it.
         """
-        if not self._wake.is_set():
-            try:
-                async with asyncio.timeout(timeout_s):
-                    await self._wake.wait()
-            except TimeoutError:
-                return []
+        await self._wake.wait()
         self._wake.clear()
         gained = list(self._take())
         error = next((live.error for live in self.lives if live.error is not None), None)

@@ -10,6 +10,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from paceline.gateway.account import Account
+from paceline.gateway.alarm import Alarm
 from paceline.gateway.body import read_body, while_connected
 from paceline.gateway.drivers import Drivers
 from paceline.gateway.errors import InvalidField, ModelNotFound, as_known, error_body
@@ -105,29 +106,34 @@ class OpenAi:
     ) -> Response:
         """The status waits for the first token, as long as a client is content with silence: what
         fails early fails with a status of its own."""
-        silence_s = self._settings.keepalive_s
-        first = await while_connected(http.receive, generation.gained(silence_s))
+        quiet = Alarm(self._settings.keepalive_s, generation.nudge)
+        first = await while_connected(http.receive, quiet.over(generation.gained()))
         return EventStream(
-            self._events(generation, reply, first, account),
+            self._events(generation, reply, first, account, quiet),
             write_s=self._settings.write_s,
             on_close=account.close,
         )
 
     async def _events(
-        self, generation: Generation, reply: Reply, gained: Gained, account: Account
+        self,
+        generation: Generation,
+        reply: Reply,
+        gained: Gained,
+        account: Account,
+        quiet: Alarm,
     ) -> AsyncIterator[bytes]:
         """The stream's events; an error after the start is an event too, and the last one. The
         opening waits for the first token: by whose numerics it is made is known only then."""
         try:
             while not gained:
                 yield KEEP_ALIVE
-                gained = await generation.gained(self._settings.keepalive_s)
+                gained = await quiet.over(generation.gained())
             yield reply.opening()
             while True:
                 yield reply.chunks(gained) if gained else KEEP_ALIVE
                 if generation.done:
                     break
-                gained = await generation.gained(self._settings.keepalive_s)
+                gained = await quiet.over(generation.gained())
             yield reply.closing()
         except Exception as error:
             known = as_known(error)
@@ -182,6 +188,6 @@ class OpenAi:
 async def _whole(generation: Generation, reply: Reply) -> bytes:
     parts: dict[int, list[Delta]] = {}
     while not generation.done:
-        for index, delta in await generation.gained(None):
+        for index, delta in await generation.gained():
             parts.setdefault(index, []).append(delta)
     return reply.whole(parts)

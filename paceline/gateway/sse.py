@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from paceline.gateway.alarm import Alarm
 from paceline.gateway.body import while_connected
 from paceline.gateway.errors import ClientGone, SlowClient
 
@@ -47,18 +48,19 @@ class EventStream(Response):
             self._on_close(error)
 
     async def _write(self, send: Send) -> None:
-        start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
-        await self._send(send, start)
-        async for block in self._events:
-            if block:
-                await self._send(send, _body(block, more=True))
-        await self._send(send, _body(b"", more=False))
-
-    async def _send(self, send: Send, message: dict[str, object]) -> None:
+        loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(self._write_s):
-                await send(message)
+            async with asyncio.timeout(None) as limit:
+                alarm = Alarm(self._write_s, lambda: limit.reschedule(loop.time()))
+                start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
+                await alarm.over(send(start))
+                async for block in self._events:
+                    if block:
+                        await alarm.over(send(_body(block, more=True)))
+                await alarm.over(send(_body(b"", more=False)))
         except TimeoutError:
+            if not limit.expired():
+                raise
             raise SlowClient(f"the client took nothing for {self._write_s:g} s") from None
 
 
