@@ -22,6 +22,10 @@ from paceline.types.facts import NodeFacts
 from paceline.types.ids import NodeName, RunnerId
 from paceline.types.states import InstanceState, RunnerState
 
+FIRST_ANSWERS_S = 5.0
+"""For so long after its start an instance has the processors to itself. One that has failed since
+needs a blank runner sooner."""
+
 
 def keep_blanks(p: Pass) -> Iterator[Action]:
     """Asked only when nothing else is to be done: seats come first."""
@@ -101,13 +105,17 @@ def _launch(p: Pass, node: NodeFacts) -> Iterator[Action]:
 
 
 def _is_calm(p: Pass, node: NodeName) -> bool:
-    """No instance on the node is on its way: the import of a blank runner would slow it down."""
-    return not any(
-        seat.plan.node == node
+    """No instance on the node is on its way, or gives its first answers: the import of a blank
+    runner would slow it down."""
+    there = [
+        inst
         for inst in p.book.instances.values()
-        if inst.state in _ON_THEIR_WAY
-        for seat in inst.seats
-    )
+        if any(seat.plan.node == node for seat in inst.seats)
+    ]
+    new = [inst.ready_since for inst in there if inst.is_fresh and inst.ready_since is not None]
+    calm_at = max(new, default=0.0) + FIRST_ANSWERS_S
+    p.wake_at(calm_at)
+    return calm_at <= p.now and not any(inst.state in _ON_THEIR_WAY for inst in there)
 
 
 _ON_THEIR_WAY = frozenset({InstanceState.STARTING, InstanceState.RECOVERING})

@@ -6,6 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from paceline.controller.actions import OrderAgain, RunnerGone, TellAgain
+from paceline.controller.blanks import FIRST_ANSWERS_S
 from paceline.controller.book import Patience
 from paceline.controller.decide import decide
 from paceline.controller.facts import ModelSeen
@@ -432,6 +433,22 @@ def test_a_calm_node_gets_a_blank_runner_and_only_one() -> None:
     scene.node("n1", "r-0", "r-1-1", blanks=1, holding={"r-1-1": BLANK})
     scene.blank("r-1-1", "n1")
     assert scene.go() == []
+
+
+@pytest.mark.parametrize("failures", [0, 1])
+def test_first_answers_come_before_blank_runners_unless_something_failed(failures: int) -> None:
+    scene = Scene()
+    scene.ready(ONE)
+    patience = Patience(Backoff(ends=failures))
+    scene.book.instances["i-1"] = replace(scene.inst, ready_since=NOW, patience=patience)
+    launched = "r-1-1 is launched on n1 as a blank runner, 180 MiB reserved"
+    scene.node("n1", "r-0", blanks=1)
+    assert scene.go() == ([launched] if failures else [])
+    scene.now = NOW + FIRST_ANSWERS_S
+    for rank, node in ((0, "n1"), (1, "n2")):
+        scene.node(node, f"r-{rank}", blanks=node == "n1")
+        scene.runner(rank, RunnerState.READY, epoch=ONE)
+    assert scene.go() == ([] if failures else [launched])
 
 
 def test_a_node_with_work_to_do_or_without_room_gets_no_blank_runner() -> None:

@@ -8,6 +8,7 @@ from random import Random
 
 import msgspec
 
+from paceline.controller.blanks import FIRST_ANSWERS_S
 from paceline.controller.book import InstanceBook
 from paceline.controller.ledger import Ledger
 from paceline.controller.nodes import NodeState
@@ -147,6 +148,8 @@ class Schedule:
                 return f"{inst.id} is deleted and not gone"
             if not world.is_ready(inst) and self._fits(inst):
                 return f"{inst.id} is {inst.state}: {'; '.join(inst.reasons)}"
+            if 0 < inst.healthy_s(world.now) < FIRST_ANSWERS_S:
+                return f"{inst.id} may keep blank runners waiting"
         for name in strays(world.controllers[0]):
             return f"{name} is stray"
         for runner in world.runners():
