@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import closing
 
 import msgspec
 import zmq
@@ -16,7 +17,7 @@ from zmq.utils.monitor import recv_monitor_message
 from paceline.transport.answers import error_of
 from paceline.transport.control import ControlClient
 from paceline.transport.membership import Membership
-from paceline.transport.sockets import Context
+from paceline.transport.sockets import Context, Socket
 from paceline.types.control import Answer, Ask, ToGateway
 from paceline.types.errors import (
     DeadlineExceeded,
@@ -56,12 +57,13 @@ def join(
     in time; DeadlineExceeded when a head is there and says nothing.
     """
     name = fresh_id("joiner")
-    with ControlClient[ToGateway](address, name, ToGateway, membership, context=context) as client:
-        door = _Door(client.socket)
-        try:
-            return _ask(client, door, request, address, timeout_s, clock)
-        finally:
-            door.close()
+    with (
+        closing(_Door()) as door,
+        ControlClient[ToGateway](
+            address, name, ToGateway, membership, context=context, watch=door.watch
+        ) as client,
+    ):
+        return _ask(client, door, request, address, timeout_s, clock)
 
 
 def _ask(
@@ -107,22 +109,25 @@ def _welcome(answer: Answer) -> Welcome:
 class _Door:
     """How the head's door behaves, as far as this side can see."""
 
-    def __init__(self, socket: zmq.Socket[bytes]) -> None:
-        self._watched = socket
-        self._events = socket.get_monitor_socket(
-            zmq.EVENT_HANDSHAKE_SUCCEEDED
-            | zmq.EVENT_HANDSHAKE_FAILED_AUTH
-            | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
-            | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
-        )
+    def __init__(self) -> None:
+        self._events: Socket | None = None
         self.entered = False
         self.refused = False
         """The head proved itself and does not take our key."""
         self.closed = 0
         """Times that who is there closed before proving to be the head."""
 
+    def watch(self, socket: Socket) -> None:
+        """From before it connects: who is refused for good may be so at once, and only once."""
+        self._events = socket.get_monitor_socket(
+            zmq.EVENT_HANDSHAKE_SUCCEEDED
+            | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+            | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+            | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+        )
+
     def look(self) -> None:
-        while self._events.poll(0):
+        while self._events is not None and self._events.poll(0):
             event = recv_monitor_message(self._events)["event"]
             self.entered |= event == zmq.EVENT_HANDSHAKE_SUCCEEDED
             self.refused |= event == zmq.EVENT_HANDSHAKE_FAILED_AUTH
@@ -150,8 +155,8 @@ class _Door:
         )
 
     def close(self) -> None:
-        self._watched.disable_monitor()
-        self._events.close(linger=0)
+        if self._events is not None:
+            self._events.close(linger=0)
 
 
 _BROKEN_OFF = {zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL, zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL}

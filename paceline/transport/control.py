@@ -6,6 +6,7 @@ Every beat carries its sender's whole truth, so a beat that finds no room is dro
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from socket import socketpair
 from typing import Any, Generic, TypeVar, cast
 
@@ -20,6 +21,7 @@ from paceline.transport.sockets import (
     DRAIN_LIMIT,
     AnySocket,
     Context,
+    Socket,
     bind,
     bound,
     connect,
@@ -195,10 +197,13 @@ class ControlClient(Generic[Reply]):
         membership: Membership,
         *,
         context: Context | None = None,
+        watch: Callable[[Socket], None] = lambda _: None,
     ) -> None:
         """`identity`: the name the controller answers to. `reply_type`: the union of messages that
-        may come. Speaks to the head of `membership` alone."""
+        may come. Speaks to the head of `membership` alone. `watch` is given the socket before it
+        connects, to miss nothing of that."""
         with made(context or zmq.Context.instance(), zmq.DEALER) as self.socket:
+            watch(self.socket)
             reach(self.socket, address, identity, membership)
         self._decoder: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(reply_type)
 

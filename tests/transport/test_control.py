@@ -211,6 +211,17 @@ def test_a_restarted_controller_hears_everyone_again(
             assert orders(client) == [ASSIGN]
 
 
+def test_who_watches_a_client_has_it_before_it_connects(address: str, context: Context) -> None:
+    """Who is refused for good is told so once, perhaps before the constructor returns."""
+    seen: list[bytes] = []
+    with ControlClient[ToRunner](
+        address, "runner:r1", ToRunner, OURS, context=context,
+        watch=lambda socket: seen.append(socket.last_endpoint),
+    ) as client:  # fmt: skip
+        assert seen == [b""]
+        assert client.socket.last_endpoint == address.encode()
+
+
 def test_nothing_piles_up_for_a_dead_controller(
     address: str, client: ControlClient[ToRunner], context: Context
 ) -> None:
