@@ -24,7 +24,7 @@ from paceline.cluster.local.detached import start_detached
 from paceline.cluster.local.options import UpOptions
 from paceline.process.home import Home
 from paceline.types.errors import PacelineError
-from paceline.types.states import InstanceState
+from paceline.types.states import InstanceState, Objective
 
 READY_S = 420.0
 POLL_S = 0.2
@@ -56,10 +56,15 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def paceline(
-    nodes: int, ranks: int, dtype: str, name: str = "", kv_tokens: int = KV_TOKENS
+    nodes: int,
+    ranks: int,
+    dtype: str,
+    name: str = "",
+    kv_tokens: int = KV_TOKENS,
+    objective: Objective = Objective.LATENCY,
 ) -> Server:
     """A local cluster; its runners share the processors out among the nodes."""
-    start = partial(_paceline, nodes, ranks, dtype, kv_tokens)
+    start = partial(_paceline, nodes, ranks, dtype, kv_tokens, objective)
     return Server(name=name or f"Paceline {dtype}", start=start)
 
 
@@ -82,7 +87,9 @@ def vllm(model: Model, threads: int, precision: str) -> Server:
 
 
 @contextmanager
-def _paceline(nodes: int, ranks: int, dtype: str, kv_tokens: int) -> Iterator[Serving]:
+def _paceline(
+    nodes: int, ranks: int, dtype: str, kv_tokens: int, objective: Objective
+) -> Iterator[Serving]:
     home = Home()
     try:
         with tempfile.TemporaryDirectory(prefix="paceline-") as directory:
@@ -90,19 +97,20 @@ def _paceline(nodes: int, ranks: int, dtype: str, kv_tokens: int) -> Iterator[Se
             options = UpOptions(home=directory, nodes=nodes, port=0)
             with start_detached(options) as cluster:
                 api = Api(cluster.wait_ready(READY_S).url)
-                _make_ready(api, ranks, dtype, kv_tokens)
+                _make_ready(api, ranks, dtype, kv_tokens, objective)
                 yield Serving(Target(api.url), DEFAULT_MODEL, cluster.pid)
     except PacelineError as error:
         raise Failed(str(error)) from error
 
 
-def _make_ready(api: Api, ranks: int, dtype: str, kv_tokens: int) -> None:
+def _make_ready(api: Api, ranks: int, dtype: str, kv_tokens: int, objective: Objective) -> None:
     wish = {
         "model": DEFAULT_MODEL,
         "min_nodes": ranks,
         "max_nodes": ranks,
         "dtype": dtype,
         "kv_tokens": kv_tokens,
+        "objective": objective,
     }
     made = api.post("/api/instances", wish)
     deadline = time.monotonic() + READY_S

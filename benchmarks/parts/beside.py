@@ -22,7 +22,7 @@ from paceline.bench import quantile, stream
 
 STREAMS = 8
 LONG = 4000
-NEW = 1500
+NEW = 3000
 """Enough for the streams to outlast the prompt."""
 KV_TOKENS = 2 * STREAMS * NEW
 BEGIN_S = 2.0

@@ -291,6 +291,8 @@ class Scheduler:
     def _feed_prompts(self, draft: Draft) -> None:
         """Chunks of the prompts of those that run, and of those that now may."""
         self._admit()
+        if draft.rows and self._cost.is_stale:
+            return
         pending: dict[int, int] = {}
         decoding = 0
         for slot, sequence in self._slots.running.items():

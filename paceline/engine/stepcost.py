@@ -1,7 +1,7 @@
 """How many prompt rows a step may take, by what steps were measured to take. Pure: no clock.
 
-While streams decode, a step with prompt rows should take about twice what it takes without: a
-long prompt slows the others' tokens by that and no more. Where more prompts wait than streams
+While streams decode, a step with prompt rows should take about STRETCH times what it takes without:
+a long prompt slows the others' tokens by that and no more. Where more prompts wait than streams
 decode, it may take as much longer: the few wait for the many. While nobody decodes nobody is
 slowed, and chunks are as large as is good for the line.
 """
@@ -10,14 +10,19 @@ from __future__ import annotations
 
 from paceline.types.model import PAGE_TOKENS
 
-STRETCH = 2.0
-"""How many times as long a step may take for the prompts in it."""
+STRETCH = 2.5
+"""How many times as long a step may take for the prompts in it. Three times are promised, and a
+prompt that is read in half the time slows the others for half as long."""
+
+STALE_STEPS = 16
+"""After so many steps with prompts one goes without, to measure what decoding takes by now:
+contexts grow, and what is not seen of that is billed to the prompts."""
 
 LEAST_ROWS = 4
 """Prompts never starve: so many rows a step takes, and a multiple of it. More would break the pace
 of the others: behind a long context one prompt row takes as long as several that decode."""
 
-MOST_CROWD = 8.0
+MOST_CROWD = 6.0
 """Prompts for each stream that decodes; more of them get no more rows."""
 
 FIRST_ROWS = 64
@@ -47,7 +52,14 @@ class StepCost:
         """By decode rows."""
         self._row_s: float | None = None
         self._measured_rows = 0
+        self._mixed_steps = 0
+        """Of prompts beside those who decode, since one of the latter alone."""
         self._tried_rows = FIRST_ROWS // 2
+
+    @property
+    def is_stale(self) -> bool:
+        """The next step of those who decode should be theirs alone."""
+        return self._mixed_steps >= STALE_STEPS
 
     def prompt_rows(self, decode_rows: int, pending: int, crowd: float = 1.0) -> int:
         """For a step of `decode_rows`, or of none though others decode: then 1. `pending`: rows
@@ -70,9 +82,11 @@ class StepCost:
     def measured(self, decode_rows: int, prompt_rows: int, took_s: float) -> None:
         """A step was measured."""
         if prompt_rows == 0:
+            self._mixed_steps = 0
             known = self._decode_s.get(decode_rows, took_s)
             self._decode_s[decode_rows] = known + FADES * (took_s - known)
             return
+        self._mixed_steps += decode_rows > 0
         beside = self._beside(decode_rows)
         if beside is not None:
             # It would not have taken longer without its prompts. One lucky step is not believed:

@@ -7,6 +7,7 @@ from msgspec.structs import replace
 
 from paceline.engine import scheduler as scheduler_module
 from paceline.engine.scheduler import Completion, Scheduler
+from paceline.engine.stepcost import STALE_STEPS, StepCost
 from paceline.types.errors import EngineError, InvalidRequest, Unavailable
 from paceline.types.ids import StreamId
 from paceline.types.step import Sampled, SampledToken, Step
@@ -119,6 +120,25 @@ def test_decode_rows_come_before_prompt_chunks_under_the_budget() -> None:
         scheduler.complete(line.run())
     chunk, last, decode = (9, False), (6, True), (1, True)
     assert sizes == [[decode, chunk], [decode, chunk], [decode, last], [decode, decode]]
+
+
+def test_beside_a_long_prompt_those_who_decode_have_a_step_of_their_own_now_and_then() -> None:
+    cost, line = StepCost(512), line_of()
+    scheduler = make(cost=cost)
+    scheduler.submit(record("a", max_tokens=200))
+    sizes = []
+    for _ in range(STALE_STEPS + 3):
+        (step,) = fill(scheduler, line)
+        sizes.append([span.count for span in step.spans])
+        decoding = sum(span.count == 1 for span in step.spans)
+        prompt = step.rows - decoding
+        cost.measured(decoding, prompt, 0.01 + prompt)
+        scheduler.complete(line.run())
+        if len(sizes) == 2:
+            scheduler.submit(record("b", prompt=900))
+    assert sizes[:2] == [[3], [1]]
+    assert all(count > 1 for _, count in sizes[2:-1])
+    assert sizes[-1] == [1], "the prompt waits for one step"
 
 
 def test_chunks_of_one_prompt_follow_each_other_in_flight() -> None:
