@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from paceline.engine.sampling.draw import Ask, Draw, draw_rows, logprobs
+from paceline.engine.sampling.draw import GREEDY_BELOW, Ask, Draw, draw_rows, logprobs
 from paceline.engine.sampling.processors import Row, Vocabulary, make_processors
 from paceline.engine.sampling.uniform import uniform
 from paceline.types.errors import EngineError, InvalidRequest
@@ -113,7 +113,9 @@ class _SlotSampler:
             for processor in self._processors:
                 processor.apply(row, self._position)
         params = self._params
-        return Ask(row, params, uniform(params.seed, params.choice, self._position))
+        greedy = params.temperature < GREEDY_BELOW
+        u = 0.0 if greedy else uniform(params.seed, params.choice, self._position)
+        return Ask(row, params, u)
 
     def take(self, row: Row, token_id: int) -> SampledToken:
         """Goes on by the token that was drawn from the model's logits [vocab]."""

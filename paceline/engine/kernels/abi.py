@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import ctypes
 
-import numpy as np
-
 address, size, isa = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
 
 ISA_NUMBERS = {"portable": 0, "avx2": 1, "avxvnni": 2, "avx512": 3, "avx512vnni": 4, "amx": 5}
@@ -92,16 +90,15 @@ class HeadWeights(ctypes.Structure):
     _fields_ = [("norm", NormWeights), ("head", Matrix)]
 
 
-DRAW_ROW = np.dtype(
-    [
-        ("logits", np.uintp),
-        *((name, np.float64) for name in ("u", "top_p")),
-        *((name, np.float32) for name in ("temperature", "min_p")),
-        *((name, np.int64) for name in ("top_k", "token")),
-    ],
-    align=True,
-)
-"""`draw_row` of csrc/draw.h: many are made at once."""
+class DrawRow(ctypes.Structure):
+    """`draw_row` of csrc/draw.h."""
+
+    _fields_ = [
+        ("logits", address),
+        *((name, ctypes.c_double) for name in ("u", "top_p")),
+        *((name, ctypes.c_float) for name in ("temperature", "min_p")),
+        *((name, size) for name in ("top_k", "token")),
+    ]
 
 
 _SIGNATURES: dict[str, tuple[type | None, list[type]]] = {

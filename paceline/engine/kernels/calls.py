@@ -6,7 +6,6 @@ import ctypes
 import threading
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -142,11 +141,10 @@ class Kernels:
     def draw(self, asks: Sequence[Ask]) -> list[int]:
         """A token for each: see `sampling.draw.Draw`. The same on every instruction set."""
         vocab = len(asks[0].row) if asks else 0
-        rows = np.array([_draw_row(ask, vocab) for ask in asks], dtype=abi.DRAW_ROW)
+        rows = (abi.DrawRow * len(asks))(*(_draw_row(ask, vocab) for ask in asks))
         if asks:
-            self.call("paceline_draw", rows.__array_interface__["data"][0], len(asks), vocab)
-        tokens: list[int] = rows["token"].tolist()
-        return tokens
+            self.call("paceline_draw", ctypes.addressof(rows), len(asks), vocab)
+        return [row.token for row in rows]
 
     def call(self, function: str, *arguments: object) -> None:
         """One of the library's functions that return a status; raises EngineError on failure."""
@@ -278,14 +276,15 @@ class Kernels:
         return out
 
 
-def _draw_row(ask: Ask, vocab: int) -> tuple[float, ...]:
-    """In the order of `abi.DRAW_ROW`."""
+def _draw_row(ask: Ask, vocab: int) -> abi.DrawRow:
     row, params = ask.row, ask.params
     about = row.__array_interface__
     if about["shape"] != (vocab,) or about["typestr"] != "<f4" or about["strides"] or not vocab:
         raise EngineError(f"logits are float32 [{vocab}], not {row.dtype} {list(row.shape)}")
     temperature = 0.0 if params.temperature < GREEDY_BELOW else params.temperature
-    return about["data"][0], ask.u, params.top_p, temperature, params.min_p, params.top_k, 0
+    return abi.DrawRow(
+        about["data"][0], ask.u, params.top_p, temperature, params.min_p, params.top_k
+    )
 
 
 def quantised_matrix(weight: QuantisedMatrix, bias: Tensor | None) -> abi.Matrix:
