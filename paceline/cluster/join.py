@@ -119,12 +119,13 @@ class _Door:
 
     def watch(self, socket: Socket) -> None:
         """From before it connects: who is refused for good may be so at once, and only once."""
-        self._events = socket.get_monitor_socket(
+        events = (
             zmq.EVENT_HANDSHAKE_SUCCEEDED
             | zmq.EVENT_HANDSHAKE_FAILED_AUTH
             | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
             | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
         )
+        self._events = socket.get_monitor_socket(events, f"inproc://{fresh_id('door')}")
 
     def look(self) -> None:
         while self._events is not None and self._events.poll(0):

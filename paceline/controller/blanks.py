@@ -7,6 +7,7 @@ its node takes it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from paceline.controller.actions import Action, KeepBlank, LaunchBlank
@@ -113,7 +114,7 @@ def _is_calm(p: Pass, node: NodeName) -> bool:
         if any(seat.plan.node == node for seat in inst.seats)
     ]
     new = [inst.ready_since for inst in there if inst.is_fresh and inst.ready_since is not None]
-    calm_at = max(new, default=0.0) + FIRST_ANSWERS_S
+    calm_at = max(new, default=-math.inf) + FIRST_ANSWERS_S
     p.wake_at(calm_at)
     return calm_at <= p.now and not any(inst.state in _ON_THEIR_WAY for inst in there)
 

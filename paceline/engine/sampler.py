@@ -61,7 +61,8 @@ class Sampler:
         when the token drawn is the one guessed.
 
         Raises EngineError, and then has moved no slot, where a slot is unknown or named twice, or
-        the logits have another shape or dtype; and where the largest of a row is not finite.
+        the logits have another shape or dtype. Where the largest of a row is not finite it raises
+        too, and slots with guesses may have moved.
         """
         samplers = self._samplers(slots)
         guessed = [guesses.get(slot, ()) for slot in slots]

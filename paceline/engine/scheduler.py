@@ -7,7 +7,8 @@ again: its full pages are shared, as long as they are remembered.
 Policy
 - Each step takes decode rows first: least recently stepped first, and only this step's share of
   all decoding sequences, so that every batch in flight has some. To them come chunks of prompts,
-  as many rows as `StepCost` finds good, shared out by `chunks`.
+  as many rows as `StepCost` finds good, shared out by `chunks`; none where it asks for a step of
+  decode rows alone.
 - While few decode, each brings rows of guesses at its next tokens along, as far as `guess_rows`
   go: they read the weights with the others. Nobody gives way for them.
 - Pages are given in order of arrival, and there nobody overtakes. A sequence is admitted when
@@ -291,7 +292,7 @@ class Scheduler:
     def _feed_prompts(self, draft: Draft) -> None:
         """Chunks of the prompts of those that run, and of those that now may."""
         self._admit()
-        if draft.rows and self._cost.is_stale:
+        if draft.rows and self._cost.wants_alone():
             return
         pending: dict[int, int] = {}
         decoding = 0

@@ -19,8 +19,9 @@ STALE_STEPS = 16
 contexts grow, and what is not seen of that is billed to the prompts."""
 
 LEAST_ROWS = 4
-"""Prompts never starve: so many rows a step takes, and a multiple of it. More would break the pace
-of the others: behind a long context one prompt row takes as long as several that decode."""
+"""Prompts never starve: so many rows a step that has any takes, and a multiple of it. More would
+break the pace of the others: behind a long context one prompt row takes as long as several that
+decode."""
 
 MOST_CROWD = 6.0
 """Prompts for each stream that decodes; more of them get no more rows."""
@@ -53,13 +54,17 @@ class StepCost:
         self._row_s: float | None = None
         self._measured_rows = 0
         self._mixed_steps = 0
-        """Of prompts beside those who decode, since one of the latter alone."""
+        """Of prompts beside those who decode, since one of the latter alone was asked for."""
+        self._is_asking = False
         self._tried_rows = FIRST_ROWS // 2
 
-    @property
-    def is_stale(self) -> bool:
-        """The next step of those who decode should be theirs alone."""
-        return self._mixed_steps >= STALE_STEPS
+    def wants_alone(self) -> bool:
+        """Whether the next step of those who decode should be theirs alone. Said once, though it
+        take long to come back."""
+        if self._mixed_steps < STALE_STEPS:
+            return False
+        self._mixed_steps, self._is_asking = 0, True
+        return True
 
     def prompt_rows(self, decode_rows: int, pending: int, crowd: float = 1.0) -> int:
         """For a step of `decode_rows`, or of none though others decode: then 1. `pending`: rows
@@ -82,9 +87,7 @@ class StepCost:
     def measured(self, decode_rows: int, prompt_rows: int, took_s: float) -> None:
         """A step was measured."""
         if prompt_rows == 0:
-            self._mixed_steps = 0
-            known = self._decode_s.get(decode_rows, took_s)
-            self._decode_s[decode_rows] = known + FADES * (took_s - known)
+            self._measured_alone(decode_rows, took_s)
             return
         self._mixed_steps += decode_rows > 0
         beside = self._beside(decode_rows)
@@ -103,6 +106,15 @@ class StepCost:
         self._measured_rows += rows
         known = self._row_s or 0.0
         self._row_s = known + weight * (row_s - known)
+
+    def _measured_alone(self, decode_rows: int, took_s: float) -> None:
+        known = self._decode_s.get(decode_rows, took_s)
+        renewed = known + FADES * (took_s - known)
+        if self._is_asking and known > 0:
+            # What has become dearer for so many rows has for any: guesses make them vary.
+            self._decode_s = {n: s * renewed / known for n, s in self._decode_s.items()}
+        self._is_asking = False
+        self._decode_s[decode_rows] = renewed
 
     def _beside(self, decode_rows: int) -> int | None:
         """The most decode rows, of those measured, that are no more than these."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -14,7 +15,7 @@ class Alarm:
 
     A stream waits twice for each token, for it and for its client to take it, and a timer for each
     wait costs more than the token's JSON. Here a timer outlives the waits that were short, and is
-    set anew only when it was early.
+    set anew only when it was early. It keeps nobody in memory.
     """
 
     def __init__(self, limit_s: float, ring: Callable[[], None]) -> None:
@@ -36,9 +37,10 @@ class Alarm:
 
     def _set(self, seconds: float) -> None:
         self._is_set = True
-        self._loop.call_later(seconds, self._look)
+        self._loop.call_later(seconds, _look, weakref.ref(self))
 
-    def _look(self) -> None:
+    def look(self) -> None:
+        """The timer's time has come."""
         self._is_set = False
         if self._since is None:
             return
@@ -47,3 +49,8 @@ class Alarm:
             self._ring()
         else:
             self._set(left)
+
+
+def _look(alarm: weakref.ref[Alarm]) -> None:
+    if (there := alarm()) is not None:
+        there.look()

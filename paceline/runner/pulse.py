@@ -1,4 +1,5 @@
-"""Whether work goes on: whoever does it ticks at every layer, and the I/O thread looks.
+"""Whether work goes on: whoever does it ticks at every layer, or call to C of
+some, and the I/O thread looks.
 
 How long work may go without a tick is not a constant: it follows from the ticks measured so far,
 so that a large model on a slow machine is not called stuck, and a small one is soon.
@@ -51,7 +52,7 @@ class Pulse:
         self._work = (work, max(rows, 1))
 
     def tick(self) -> None:
-        """A layer is done."""
+        """A layer, or several, are done."""
         if self._work is None:
             return
         work, rows = self._work

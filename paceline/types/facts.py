@@ -115,7 +115,7 @@ class WorkFacts(msgspec.Struct, frozen=True, kw_only=True):
     work: str
     """fetch, load or step; queue: it has not begun what waits for it"""
     silent_s: float
-    """Since its last tick; there is one at every layer."""
+    """Since its last tick; there is one at every layer, or call to C of some."""
     patience_s: float
     """Silence after which it is stuck, as measured ticks have it."""
 

@@ -345,10 +345,11 @@ def test_no_row_is_drawn_from_that_is_not_logits(draw_by: Draw) -> None:
     sound = Ask(np.zeros(VOCAB, dtype=np.float32), params(), 0.5)
     assert draw_by([]) == []
     for damage in (math.inf, math.nan):
-        row = np.zeros(VOCAB, dtype=np.float32)
-        row[VOCAB - 2] = damage
-        with pytest.raises(EngineError, match="not finite"):
-            draw_by([sound, Ask(row, params(), 0.5)])
+        for place in (5, VOCAB - 2):
+            row = np.zeros(VOCAB, dtype=np.float32)
+            row[place] = damage
+            with pytest.raises(EngineError, match="not finite"):
+                draw_by([sound, Ask(row, params(), 0.5)])
     with pytest.raises(EngineError, match="not finite"):
         draw_by([Ask(np.full(VOCAB, -np.inf, dtype=np.float32), params(temperature=0.0), 0.5)])
 

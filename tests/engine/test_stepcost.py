@@ -161,18 +161,20 @@ def test_a_burst_after_a_few_streams_is_not_starved() -> None:
     assert cost.prompt_rows(28, 100) == 60
 
 
-def test_a_long_prompt_beside_growing_contexts_is_not_starved() -> None:
+@pytest.mark.parametrize("guesses", [0, 8])
+def test_a_long_prompt_beside_growing_contexts_is_not_starved(guesses: int) -> None:
     """Each prompt row costs more the further it is, each step has to read what was there before,
     and meanwhile decoding takes three times as long as when the prompt came."""
     cost, left, steps = StepCost(512), 4000, 0
-    decode_only(cost, 8, 0.010)
+    for rows in range(8, 9 + guesses):
+        decode_only(cost, rows, 0.010)
     while left:
-        decode_s = 0.010 + 1e-4 * steps
-        prompt = 0 if cost.is_stale else min(cost.prompt_rows(8, left), left)
+        decode_s, rows = 0.010 + 1e-4 * steps, 8 + steps % (guesses + 1)
+        prompt = 0 if cost.wants_alone() else min(cost.prompt_rows(rows, left), left)
         read = 4000 - left
         took_s = decode_s + (2e-6 * read + prompt * (2.5e-4 + 1e-7 * read) if prompt else 0.0)
         assert took_s <= 3 * decode_s
-        cost.measured(8, prompt, took_s)
+        cost.measured(rows, prompt, took_s)
         left -= prompt
         steps += 1
     assert steps <= 200

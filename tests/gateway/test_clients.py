@@ -100,6 +100,22 @@ async def test_a_write_that_blocks_has_a_deadline() -> None:
     assert isinstance(ended[0], SlowClient)
 
 
+async def test_tokens_that_take_their_time_are_no_slow_client() -> None:
+    async def events() -> AsyncIterator[bytes]:
+        await asyncio.sleep(0.25)
+        yield b"data: 1\n\n"
+
+    async def connected() -> Any:
+        await asyncio.Event().wait()
+
+    async def take(_: object) -> None: ...
+
+    ended: list[BaseException | None] = []
+    stream = EventStream(events(), write_s=0.05, on_close=ended.append)
+    await stream({"type": "http"}, connected, take)
+    assert ended == [None]
+
+
 async def test_too_many_tokens_wait_for_a_client(short: Path) -> None:
     settings = msgspec.structs.replace(QUICK, max_pending_tokens=20, write_s=20)
     async with rig(short, settings) as r:

@@ -156,9 +156,9 @@ def say_nonsense(process: psutil.Process) -> None:
         with socket.socket(socket.AF_UNIX) as stranger:
             try:
                 stranger.connect(path)
+                stranger.sendall(b"GET / HTTP/1.1\r\n\r\n" * 9)
             except OSError:
                 continue  # an end of a connection, and no door
-            stranger.sendall(b"GET / HTTP/1.1\r\n\r\n" * 9)
 
 
 def test_health_ready_models_nodes_and_events(cluster):

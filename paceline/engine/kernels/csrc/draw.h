@@ -5,7 +5,8 @@
 #include "level.h"
 
 /* `logits` [vocab], not changed. A temperature of 0 takes the likeliest; 0 for top_k and min_p, and 1
-   for top_p, leave all. The token is what `u` in [0, 1) picks. */
+   for top_p, leave all. The token is what `u` in [0, 1) picks.
+   A NaN among the logits is seen where there is a temperature; the likeliest is that of the others. */
 typedef struct {
     const float *logits;
     double u, top_p;

@@ -6,7 +6,7 @@ ISA_CODE static void ISA(peaks)(const float *x, int64_t n, float *peaks) {
         const int64_t end = smaller(from + DRAW_BLOCK, n);
         vfloat top = v_set(-INFINITY);
         int64_t i = from;
-        for (; i + LANES <= end; i += LANES) top = v_max(top, v_load(x + i));
+        for (; i + LANES <= end; i += LANES) top = v_max(v_load(x + i), top);
         float peak = v_largest(top);
         for (; i < end; i++) peak = x[i] > peak ? x[i] : peak;
         *peaks++ = peak;
