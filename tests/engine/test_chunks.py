@@ -98,5 +98,5 @@ def test_a_prompt_beside_a_stream_of_another_batch_keeps_to_its_measure_too() ->
     cost.measured(1, 32, 0.010 + 32 * 0.0006)
     scheduler.submit(telling("prompt", tale(400, start=2)))
     with_stream, without = fill(scheduler, line)
-    assert sorted(span.count for span in with_stream.spans) == [1, 16]
-    assert [span.count for span in without.spans] == [16]
+    assert sorted(span.count for span in with_stream.spans) == [1, 24]
+    assert [span.count for span in without.spans] == [24]

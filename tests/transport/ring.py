@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import zmq
+from msgspec.structs import replace
 
 from paceline.transport.door import Door
 from paceline.transport.errors import LinkFull
@@ -59,12 +60,15 @@ def opened(
     directory: Path | None,
     host: str | None = None,
     messages: int = LINK_MESSAGES,
+    epoch: Epoch = EPOCH,
+    through: Callable[[str], str] = lambda address: address,
 ) -> Iterator[Pair]:
+    """`through`: where rank 0 connects in place of the door's address, to come there as well."""
     mine, theirs = KeyPair.fresh(), KeyPair.fresh()
     with ExitStack() as stack:
         door = stack.enter_context(
             Door.open(
-                EPOCH,
+                epoch,
                 1,
                 directory=directory,
                 host=host,
@@ -75,10 +79,9 @@ def opened(
         )
         door.admit([mine.public])
         down = door.accept(0)
+        offer = replace(offer_of(door, theirs), address=through(door.address))
         up = stack.enter_context(
-            Link.connect(
-                offer_of(door, theirs), rank=0, keys=mine, messages=messages, context=context
-            )
+            Link.connect(offer, rank=0, keys=mine, messages=messages, context=context)
         )
         yield Pair(up, down, door, mine.public, theirs.public)
 

@@ -280,6 +280,31 @@ class Tap(threading.Thread):
             end.close()
 
 
+def test_frames_of_an_old_epoch_open_no_door_of_the_next(context: Context) -> None:
+    taps: list[Tap] = []
+
+    def tapped(address: str) -> str:
+        taps.append(Tap(address))
+        taps[0].start()
+        return taps[0].address
+
+    with opened(context, None, "127.0.0.1", through=tapped) as old:
+        LinePort(old).talk()
+    taps[0].join(10)
+    assert b"INITIATE" in taps[0].said
+    authenticator = Authenticator.of(context)
+    with opened(context, None, "127.0.0.1", epoch=Epoch(3, 8)) as pair:
+        port = LinePort(pair)
+        port.talk()
+        before = authenticator.strangers
+        with saying(port.address, taps[0].said):
+            deadline = time.monotonic() + 10
+            while authenticator.strangers == before:
+                assert time.monotonic() < deadline, "nobody noticed"
+                port.talk()
+        port.talk()
+
+
 def test_what_a_member_said_means_nothing_when_said_again(context: Context, runtime: Path) -> None:
     """Every connection has keys of its own, so no recording of one opens another, whatever epoch
     its frames were of."""
