@@ -257,7 +257,7 @@ def test_killing_the_parent_ends_everybody_and_the_next_one_clears_up(
     pids = descendants(cluster.pid)
     os.kill(cluster.pid, signal.SIGKILL)
     until(lambda: not any(alive(pid) for pid in pids))
-    assert cluster.poll() is not None
+    until(lambda: cluster.poll() is not None)
     assert files_of(base) != []
     again = start(options)
     assert again.wait_ready(30).pid == again.pid
