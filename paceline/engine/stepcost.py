@@ -54,7 +54,7 @@ class StepCost:
         self._row_s: float | None = None
         self._measured_rows = 0
         self._mixed_steps = 0
-        """Of prompts beside those who decode, since one of the latter alone was asked for."""
+        """Of prompts beside those who decode, since one of the latter alone."""
         self._is_asking = False
         self._tried_rows = FIRST_ROWS // 2
 
@@ -113,7 +113,7 @@ class StepCost:
         if self._is_asking and known > 0:
             # What has become dearer for so many rows has for any: guesses make them vary.
             self._decode_s = {n: s * renewed / known for n, s in self._decode_s.items()}
-        self._is_asking = False
+        self._mixed_steps, self._is_asking = 0, False
         self._decode_s[decode_rows] = renewed
 
     def _beside(self, decode_rows: int) -> int | None:

@@ -1,5 +1,5 @@
-"""Whether work goes on: whoever does it ticks at every layer, or call to C of
-some, and the I/O thread looks.
+"""Whether work goes on: whoever does it ticks at every layer, or call to C of some, and the I/O
+thread looks.
 
 How long work may go without a tick is not a constant: it follows from the ticks measured so far,
 so that a large model on a slow machine is not called stuck, and a small one is soon.

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paceline.engine.stepcost import LEAST_ROWS, MOST_CROWD, STRETCH, StepCost
+from paceline.engine.stepcost import LEAST_ROWS, MOST_CROWD, STALE_STEPS, STRETCH, StepCost
 
 SPEEDS = st.floats(1e-3, 0.2)
 ROW_SHARES = st.floats(1e-3, 0.3)
@@ -159,6 +159,18 @@ def test_a_burst_after_a_few_streams_is_not_starved() -> None:
         prompt = cost.prompt_rows(decoding, 800, crowd=(32 - decoding) / decoding)
         cost.measured(decoding, prompt, 0.014 + (decoding + prompt) * 1e-3)
     assert cost.prompt_rows(28, 100) == 60
+
+
+def test_a_step_alone_is_asked_for_once_and_not_while_one_was_seen_of_late() -> None:
+    cost = StepCost(512)
+    for _ in range(2):
+        decode_only(cost, 8, 0.010, times=1)
+        for _ in range(STALE_STEPS - 1):
+            cost.measured(8, 32, 0.020)
+            assert not cost.wants_alone()
+    cost.measured(8, 32, 0.020)
+    assert cost.wants_alone()
+    assert not cost.wants_alone(), "it is on its way"
 
 
 @pytest.mark.parametrize("guesses", [0, 8])
