@@ -94,9 +94,6 @@ class Store:
             return []
         return sorted(d.name for d in self._models.iterdir() if (d / MANIFEST_NAME).is_file())
 
-    def list(self) -> tuple[Manifest, ...]:
-        return tuple(self.manifest(name) for name in self.names())
-
     def whole(self, name: str, digest: str) -> Path | None:
         """Directory of the stored checkpoint of this name, if it has this content."""
         try:

@@ -20,6 +20,7 @@ from paceline.checkpoint import Store, cards, import_dir, import_gguf, pull
 from paceline.checkpoint.pull import is_stored
 from paceline.cli import show
 from paceline.process.home import Home
+from paceline.types.errors import CheckpointDamaged
 
 T = TypeVar("T")
 
@@ -74,15 +75,7 @@ def with_progress(name: str, work: Callable[[Callable[[Report], None]], T]) -> T
 def list_models(home: Home) -> list[show.Row]:
     """What is in the store, then what could be pulled."""
     store = Store(home.path)
-    stored: list[show.Row] = [
-        {
-            "name": manifest.name,
-            "stored": True,
-            "bytes": sum(file.size for file in manifest.files),
-            "source": manifest.source,
-        }
-        for manifest in store.list()
-    ]
+    stored = [_stored(name, store) for name in store.names()]
     names = {row["name"] for row in stored}
     offered: list[show.Row] = [
         {"name": name, "stored": False, "bytes": None, "source": "`paceline pull` fetches it"}
@@ -90,6 +83,19 @@ def list_models(home: Home) -> list[show.Row]:
         if name not in names
     ]
     return stored + offered
+
+
+def _stored(name: str, store: Store) -> show.Row:
+    try:
+        manifest = store.manifest(name)
+    except CheckpointDamaged as error:
+        return {"name": name, "stored": True, "bytes": None, "source": f"damaged: {error}"}
+    return {
+        "name": name,
+        "stored": True,
+        "bytes": manifest.total_bytes,
+        "source": manifest.source,
+    }
 
 
 MODELS: list[show.Column] = [

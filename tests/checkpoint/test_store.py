@@ -47,7 +47,7 @@ def test_adopted_checkpoints_are_listed_with_their_contents(tmp_path: Path) -> N
     assert store.names() == ["a", "b"]
     assert store.has("a")
     assert store.path("b") == path
-    [first, second] = store.list()
+    [first, second] = map(store.manifest, store.names())
     assert first.digest == second.digest == content_digest(first.files)
     assert (first.source, first.total_bytes) == ("a test", 2)
     assert [file.name for file in first.files] == ["config.json"]
