@@ -8,6 +8,7 @@ anybody's word says that the line stands, or nobody at all is heard.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Set
 from enum import StrEnum
 
@@ -16,6 +17,9 @@ from paceline.controller.facts import Facts, NodeSeen, RunnerSeen
 from paceline.types.ids import NodeName, RunnerId
 from paceline.types.states import RunnerState
 from paceline.types.timing import Timing
+
+_JUST_AFTER_S = 0.001
+"""Sums of floats may fall short of what they are compared with."""
 
 _SERVING = frozenset({RunnerState.READY, RunnerState.DRAINING})
 
@@ -52,6 +56,16 @@ def node_state(facts: Facts, book: Book, name: NodeName, now: float, timing: Tim
     if all(is_silent(facts, book, runner.id, now, timing) for runner in there):
         return NodeState.LOST
     return NodeState.UNREACHABLE
+
+
+def next_silence(facts: Facts, now: float, timing: Timing) -> float:
+    """When somebody's silence will next count for more; infinite where nobody can be heard of."""
+    heard_at = [seen.heard_at for seen in facts.nodes.values()]
+    heard_at += [seen.heard_at for seen in facts.runners.values()]
+    counted_from = {max(at, facts.awake_since) for at in heard_at}
+    limits_s = (timing.suspect_s, timing.lost_s)
+    turns = (start + limit_s + _JUST_AFTER_S for start in counted_from for limit_s in limits_s)
+    return min((turn for turn in turns if turn > now), default=math.inf)
 
 
 def is_silent(facts: Facts, book: Book, runner: RunnerId, now: float, timing: Timing) -> bool:

@@ -8,7 +8,7 @@ from functools import cached_property
 from paceline.controller.book import Book, InstanceBook, RunnerBook, TaskBook
 from paceline.controller.facts import Facts
 from paceline.controller.ledger import Ledger
-from paceline.controller.nodes import NodeState, drained, node_state
+from paceline.controller.nodes import NodeState, drained, next_silence, node_state
 from paceline.controller.offers import links, measured
 from paceline.types.ids import Epoch, NodeName, RunnerId, TaskId
 from paceline.types.links import Links
@@ -42,7 +42,7 @@ class Pass:
         """Whether there is more to plan than this pass may."""
         self.taken: set[RunnerId] = set()
         """Runners that this pass has given a seat."""
-        self.next_wake = now + timing.longest_wait_s
+        self.next_wake = min(now + timing.longest_wait_s, next_silence(facts, now, timing))
         self.nodes: dict[NodeName, NodeState] = {
             name: node_state(facts, book, name, now, timing) for name in facts.nodes
         }

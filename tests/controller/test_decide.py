@@ -10,6 +10,7 @@ from paceline.controller.blanks import FIRST_ANSWERS_S
 from paceline.controller.book import Patience
 from paceline.controller.decide import decide
 from paceline.controller.facts import ModelSeen
+from paceline.controller.nodes import node_state
 from paceline.planner import human_bytes
 from paceline.planner.memory import PROCESS_BYTES
 from paceline.process.backoff import Backoff
@@ -18,6 +19,7 @@ from paceline.types.facts import DriverLink, ProcessExit, WorkFacts
 from paceline.types.ids import Epoch, Seat
 from paceline.types.states import InstanceState, RunnerState, TaskState
 from paceline.types.tasks import Connect, Fetch, Load, Stop, TaskStatus, WarmUp
+from paceline.types.timing import DEFAULT_TIMING
 from tests.controller.scenes import GIB, MEMORY, NOW, PLACED, SMOL, Scene
 
 NEED = {node: human_bytes(count) for node, count in MEMORY.items()}
@@ -556,6 +558,20 @@ def test_a_blank_runner_that_has_no_room_does_not_keep_the_controller_awake() ->
     assert scene.go() == []
     decision = decide(scene.facts(), scene.book, scene.now)
     assert decision.next_wake > scene.now
+
+
+@pytest.mark.parametrize(
+    ("silent_s", "limit_s"), [(1.4, DEFAULT_TIMING.suspect_s), (2.9, DEFAULT_TIMING.lost_s)]
+)
+def test_it_looks_again_in_the_moment_in_which_a_silence_counts_for_more(
+    silent_s: float, limit_s: float
+) -> None:
+    scene = Scene()
+    scene.node("n1", silent_s=silent_s)
+    before = node_state(scene.facts(), scene.book, "n1", scene.now, DEFAULT_TIMING)
+    at = scene.decision().next_wake
+    assert at == pytest.approx(scene.now + limit_s - silent_s, abs=0.002)
+    assert node_state(scene.facts(), scene.book, "n1", at, DEFAULT_TIMING) is not before
 
 
 def test_a_blank_runner_too_many_is_ended() -> None:
