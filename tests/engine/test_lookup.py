@@ -7,7 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from paceline.engine.flight import Flight
-from paceline.engine.lookup import FIRST_GUESSES, MOST_GUESSES, MOST_IDS, Lookup
+from paceline.engine.lookup import (
+    FIRST_GUESSES,
+    LONGEST_PAUSE,
+    MOST_GUESSES,
+    MOST_IDS,
+    MOST_MISSES,
+    Lookup,
+)
 from paceline.types.errors import EngineError
 from paceline.types.step import Sampled, SampledToken
 
@@ -16,9 +23,8 @@ IDS = st.lists(st.integers(0, 3), max_size=40)
 
 def trusting(ids: list[int]) -> Lookup:
     lookup = Lookup(ids)
-    for _ in range(3):
-        lookup.judge(2, 2)
-        lookup.judge(MOST_GUESSES, MOST_GUESSES)
+    while 0 < len(guesses := lookup.guess(MOST_GUESSES)) < MOST_GUESSES:
+        lookup.judge(len(guesses), len(guesses))
     return lookup
 
 
@@ -40,6 +46,28 @@ def test_nothing_is_guessed_of_what_is_new():
         assert Lookup(ids).guess(7) == ()
 
 
+def test_where_rows_abound_one_id_is_enough_for_a_guess():
+    ids = [5, 1, 7, 8, 2, 1]
+    assert Lookup(ids).guess(MOST_GUESSES - 1) == ()
+    assert Lookup(ids).guess(MOST_GUESSES) == (7,)
+
+
+def test_what_two_ids_say_goes_before_what_one_says():
+    assert Lookup([1, 2, 7, 3, 2, 8, 1, 2]).guess(MOST_GUESSES)[0] == 7
+
+
+def test_each_is_trusted_by_its_own_merits():
+    ids = [1, 2, 7, 3, 2, 8, 1, 2]
+    lookup = Lookup(ids)
+    lookup.guess(MOST_GUESSES)
+    lookup.judge(2, 2)
+    ids += [7, 3, 6, 2]
+    assert lookup.guess(MOST_GUESSES) == (7,)
+    lookup.judge(1, 0)
+    ids += [9, 1, 2]
+    assert len(lookup.guess(MOST_GUESSES)) == 5
+
+
 def test_the_list_may_grow():
     ids = [1, 2, 3]
     lookup = Lookup(ids)
@@ -51,7 +79,7 @@ def test_the_list_may_grow():
 def test_right_guesses_are_followed_by_more_of_them():
     ids = [1, 2, 3] * 5
     lookup = Lookup(ids)
-    assert len(lookup.guess(7)) == FIRST_GUESSES
+    assert len(lookup.guess(7)) == FIRST_GUESSES[2]
     lookup.judge(2, 2)
     assert len(lookup.guess(7)) == 5
     lookup.judge(5, 5)
@@ -65,18 +93,19 @@ def test_right_guesses_are_followed_by_more_of_them():
 def test_after_misses_there_are_ever_longer_pauses():
     ids = [1, 2] * 5
     lookup, guessed = Lookup(ids), []
-    for _ in range(60):
+    for _ in range(70):
         if guesses := lookup.guess(1):
             lookup.judge(len(guesses), 0)
             guessed.append(len(ids))
         ids.append(ids[-2])
     pauses = [b - a for a, b in pairwise(guessed)]
-    assert pauses == [1, 1, 1, 2, 4, 8, 16, 16]
+    assert pauses[:MOST_MISSES] == [1] * MOST_MISSES
+    assert pauses[MOST_MISSES:] == [2, 4, 8, LONGEST_PAUSE, LONGEST_PAUSE]
 
 
 def test_of_a_long_prompt_the_end_is_looked_at():
     ids = [7, 8, 9, *range(100, 100 + MOST_IDS), 7, 8]
-    assert Lookup(ids).guess(1) == ()
+    assert Lookup(ids).guess(MOST_GUESSES) == ()
     assert Lookup([*ids[:-2], 7, 8, 5, 7, 8]).guess(1) == (5,)
 
 
@@ -84,9 +113,10 @@ def test_of_a_long_prompt_the_end_is_looked_at():
 def test_guesses_are_few_and_of_what_was_there(ids: list[int], most: int):
     guesses = trusting(ids).guess(most)
     assert len(guesses) <= max(min(most, MOST_GUESSES), 0)
-    triples = {tuple(ids[i : i + 3]) for i in range(len(ids) - 2)}
+    length = 1 if most >= MOST_GUESSES else 2
+    there = {tuple(ids[i : i + length + 1]) for i in range(len(ids) - length)}
     if guesses:
-        assert (*ids[-2:], guesses[0]) in triples
+        assert (*ids[-length:], guesses[0]) in there
 
 
 def _verify(guesses: tuple[int, ...], *ids: int, first: int = 4) -> bool:
