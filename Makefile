@@ -19,10 +19,11 @@ demo: $(STAMP)
 chaos: $(STAMP)
 	@$(BIN)/paceline chaos
 
-# Whole clusters one after another, the rest on WORKERS; pytest says 5 where TESTS has none of a kind.
+# A file with whole clusters stays on one of the WORKERS, for its tests share them; pytest says 5 where
+# TESTS has none of a kind.
 test: $(STAMP)
 	@$(BIN)/python -m pytest -q -n $(WORKERS) -m "not proof and not real" $(TESTS) || test $$? = 5
-	@$(BIN)/python -m pytest -q -m "real and not proof" $(TESTS) || test $$? = 5
+	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m "real and not proof" $(TESTS) || test $$? = 5
 
 proof: $(STAMP)
 	@$(BIN)/python -m pytest -q -m proof --hypothesis-profile default $(TESTS)

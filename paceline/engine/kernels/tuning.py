@@ -10,7 +10,7 @@ import torch
 from paceline.engine.kernels.calls import Kernels
 from paceline.engine.quantised import QUAD, STRIP, QuantisedMatrix
 
-CANDIDATES = (8, 12, 16, 24)
+CANDIDATES = (6, 8, 12, 16)
 """Rows. Fewer wait for memory, whoever multiplies; and a kernel for many works on 16 at once."""
 
 NEVER = 2**62

@@ -40,6 +40,7 @@ typedef struct {
     float *peaks;   /* [pages, queries]: the largest score of the page */
     float *sums;    /* [pages, queries]: the sum of the page's weights */
     float *partial; /* [pages or 1, queries, head_dim]: the page's weighted values */
+    const void *then; /* the page that its thread goes on with, or NULL */
 } attention_unit;
 
 FN int64_t first_key(const attention_call *call, int64_t row) {
@@ -57,11 +58,17 @@ FN int64_t unit_floats(int64_t queries, int64_t pages, int64_t partials, int64_t
     return queries * (pages * (PAGE_KEYS + 2) + partials * head_dim);
 }
 
-FN attention_unit unit_at(const attention_job *job, int64_t index, float *memory) {
+/* Without its memory. */
+FN attention_unit unit_of(const attention_job *job, int64_t index) {
     attention_unit u = {.call = job->call, .group = job->group};
     u.tile = job->tiles[index / job->call->kv_heads];
     u.kv_head = index % job->call->kv_heads;
     u.queries = u.tile.rows * u.group;
+    return u;
+}
+
+FN attention_unit unit_at(const attention_job *job, int64_t index, float *memory) {
+    attention_unit u = unit_of(job, index);
     u.scores = memory;
     u.peaks = u.scores + u.queries * u.tile.pages * PAGE_KEYS;
     u.sums = u.peaks + u.queries * u.tile.pages;
@@ -99,6 +106,16 @@ FN const void *page_of(const attention_unit *u, const void *cells, int64_t page)
     return cell_at(cells, id * PAGE_KEYS * call->head_dim, call->half);
 }
 
+/* Memory delivers pages slower than they are computed, and prefetchers stop at their ends. */
+FN const void *after_keys(const attention_unit *u, int64_t page) {
+    bool more = page + 1 < u->tile.pages;
+    return more ? page_of(u, u->call->keys, page + 1) : page_of(u, u->call->values, 0);
+}
+
+FN const void *after_values(const attention_unit *u, int64_t page) {
+    return page + 1 < u->tile.pages ? page_of(u, u->call->values, page + 1) : u->then;
+}
+
 /* Turns a page's dot products into scores, -inf where the query does not see the key, and returns
    the largest. */
 FN float finish_scores(const attention_call *call, float *scores, key_range seen) {
@@ -129,7 +146,8 @@ FN key_range visible_to_any(const attention_unit *u, int64_t page) {
     return any;
 }
 
-/* A page that no row sees lies between two rows' views; its id was never checked. */
+/* Keys in whole vectors, as far as any row sees. A page that no row sees lies between two rows'
+   views; its id was never checked. */
 FN void score_page(const attention_unit *u, int64_t page) {
     const attention_call *call = u->call;
     const float *q[MOST_GROUP];
@@ -141,7 +159,7 @@ FN void score_page(const attention_unit *u, int64_t page) {
     }
     if (any.from < any.to)
         paged(u->queries, q, page_of(u, call->keys, page), call->half, 0, call->head_dim, PAGE_KEYS,
-              scores);
+              (any.to + LANES - 1) / LANES * LANES, after_keys(u, page), scores);
     for (int64_t i = 0; i < u->queries; i++) {
         key_range seen = visible(call, unit_row(u, i), u->tile.first_page + page);
         u->peaks[page * u->queries + i] = finish_scores(call, scores[i], seen);
@@ -191,7 +209,7 @@ FN void weigh_page(const attention_unit *u, int64_t page, float *partial) {
     key_range any = visible_to_any(u, page);
     if (any.from < any.to)
         paged(u->queries, weights, page_of(u, call->values, page), call->half, any.from, any.to,
-              call->head_dim, out);
+              call->head_dim, call->head_dim, after_values(u, page), out);
 }
 
 /* Adds a page to the outputs and to the first page's sums, in page order. */
@@ -217,7 +235,12 @@ FN void divide_by_sums(const attention_unit *u) {
 }
 
 ISA_CODE static void whole_unit_task(void *arg, int64_t index, int thread) {
-    attention_unit u = unit_at(arg, index, scratch_of(thread));
+    const attention_job *job = arg;
+    attention_unit u = unit_at(job, index, scratch_of(thread));
+    if (index + 1 < job->units) {
+        attention_unit next = unit_of(job, index + 1);
+        u.then = page_of(&next, job->call->keys, 0);
+    }
     for (int64_t page = 0; page < u.tile.pages; page++) score_page(&u, page);
     join_peaks(&u);
     for (int64_t page = 0; page < u.tile.pages; page++) {

@@ -22,7 +22,7 @@ static kernel_level levels[ISA_COUNT] = {
     [ISA_AVXVNNI] = {&kernels_avx2, products_avxvnni, NULL, 0},
     [ISA_AVX512] = {&kernels_avx512, products_avx2, NULL, 0},
     [ISA_AVX512VNNI] = {&kernels_avx512, products_avx512vnni, NULL, 0},
-    [ISA_AMX] = {&kernels_avx512, products_avx512vnni, products_amx, 16},
+    [ISA_AMX] = {&kernels_avx512, products_avx512vnni, products_amx, 6},
 #endif
 };
 

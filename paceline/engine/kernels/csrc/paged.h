@@ -4,7 +4,7 @@
    a score, along the keys for a value), so its bits depend neither on what is computed beside it
    nor on the vector's width. */
 
-enum { VECTORS = 4 };
+enum { VECTORS = 4, LINE_BYTES = 64 };
 
 FN const void *cell_at(const void *cells, int64_t index, const bool half) {
     return half ? (const void *)((const uint16_t *)cells + index)
@@ -24,18 +24,23 @@ FN vfloat load_last_cells(const void *cells, int64_t index, int64_t n, const boo
     return v_load_half(last);
 }
 
-/* A tile of `rows` outputs by `vectors` vectors, the last `lanes` wide:
-   out[r][c] = the sum over i in [from, to) of by[r][i] * cells[i * stride + c]. */
+/* A tile of `rows` outputs by `vectors` vectors, or by a part of one, `lanes` wide:
+   out[r][c] = the sum over i in [from, to) of by[r][i] * cells[i * stride + c].
+   With each i a line comes of what is read `ahead`, unless that is NULL. */
 typedef struct {
     const void *cells;
     const float *const *by;
     float *const *out;
     int64_t stride, from, to, lanes;
+    const char *ahead;
 } paged_tile;
 
-/* `rows`, `vectors` and `half` are constants after inlining, so that all sums stay in registers. */
+/* `rows`, `vectors`, `part` and `half` are constants after inlining, so that all sums stay in
+   registers. */
 static inline __attribute__((always_inline)) ISA_CODE void paged_product(
-    const int rows, const int vectors, const bool half, const paged_tile *t, int64_t column) {
+    const int rows, const int vectors, const bool part, const bool half, const paged_tile *t,
+    int64_t column) {
+    const char *ahead = column == 0 ? t->ahead : NULL;
     vfloat sum[TILE_ROWS][VECTORS];
 #pragma GCC unroll 8
     for (int r = 0; r < rows; r++)
@@ -43,10 +48,11 @@ static inline __attribute__((always_inline)) ISA_CODE void paged_product(
         for (int c = 0; c < vectors; c++) sum[r][c] = v_set(0);
     for (int64_t i = t->from; i < t->to; i++) {
         int64_t at = i * t->stride + column;
+        if (ahead) __builtin_prefetch(ahead + (i - t->from) * LINE_BYTES);
 #pragma GCC unroll 4
         for (int c = 0; c < vectors; c++) {
-            vfloat cell = vectors == 1 ? load_last_cells(t->cells, at, t->lanes, half)
-                                       : load_cells(t->cells, at + c * LANES, half);
+            vfloat cell = part ? load_last_cells(t->cells, at, t->lanes, half)
+                               : load_cells(t->cells, at + c * LANES, half);
 #pragma GCC unroll 8
             for (int r = 0; r < rows; r++) sum[r][c] = v_fma(v_set(t->by[r][i]), cell, sum[r][c]);
         }
@@ -55,7 +61,7 @@ static inline __attribute__((always_inline)) ISA_CODE void paged_product(
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 4
         for (int c = 0; c < vectors; c++)
-            if (vectors == 1)
+            if (part)
                 v_store_part(t->out[r] + column, sum[r][c], t->lanes);
             else
                 v_store(t->out[r] + column + c * LANES, sum[r][c]);
@@ -65,11 +71,14 @@ static inline __attribute__((always_inline)) ISA_CODE void paged_columns(
     const int rows, const bool half, paged_tile *t, int64_t columns) {
     int64_t column = 0;
     for (; column + VECTORS * LANES <= columns; column += VECTORS * LANES)
-        paged_product(rows, VECTORS, half, t, column);
-    for (; column < columns; column += LANES) {
-        t->lanes = smaller(columns - column, LANES);
-        paged_product(rows, 1, half, t, column);
+        paged_product(rows, VECTORS, false, half, t, column);
+    switch ((columns - column) / LANES) {
+        case 1: paged_product(rows, 1, false, half, t, column); break;
+        case 2: paged_product(rows, 2, false, half, t, column); break;
+        case 3: paged_product(rows, 3, false, half, t, column); break;
     }
+    t->lanes = columns % LANES;
+    if (t->lanes) paged_product(rows, 1, true, half, t, columns - t->lanes);
 }
 
 static inline __attribute__((always_inline)) ISA_CODE void paged_rows(
@@ -92,18 +101,19 @@ FN void widen(const void *cells, int64_t from, int64_t to, float *out) {
     if (i < to) v_store_part(out + i, load_last_cells(cells, i, to - i, true), to - i);
 }
 
-/* out[r][c] = the sum over i in [from, to) of by[r][i] * cells[i * columns + c], for r < rows and
+/* out[r][c] = the sum over i in [from, to) of by[r][i] * cells[i * stride + c], for r < rows and
    c < columns. A page's halves are widened once for all rows. */
 FN void paged(int64_t rows, const float *const *by, const void *cells, bool half, int64_t from,
-              int64_t to, int64_t columns, float *const *out) {
+              int64_t to, int64_t stride, int64_t columns, const void *ahead, float *const *out) {
     _Alignas(64) float wide[PAGE_KEYS * MOST_HEAD_DIM];
     if (half && rows > TILE_ROWS) {
-        widen(cells, from * columns, to * columns, wide);
+        widen(cells, from * stride, to * stride, wide);
         cells = wide;
         half = false;
+        ahead = NULL; /* so many rows take longer than memory */
     }
     for (int64_t row = 0; row < rows; row += TILE_ROWS) {
-        paged_tile t = {cells, by + row, out + row, columns, from, to, LANES};
+        paged_tile t = {cells, by + row, out + row, stride, from, to, LANES, row ? NULL : ahead};
         int64_t n = smaller(rows - row, TILE_ROWS);
         if (half)
             paged_rows(n, true, &t, columns);

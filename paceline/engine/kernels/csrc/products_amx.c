@@ -9,8 +9,10 @@
 
 enum { TILE_ROWS = 16, ROW_BYTES = STRIP * (int)sizeof(int32_t), TILE_BYTES = TILE_ROWS * ROW_BYTES };
 
-/* Tiles are read too far apart in time for the prefetchers of the CPU. */
-enum { AHEAD = 4 * TILE_BYTES };
+/* Tiles are read too far apart in time for the prefetchers of the CPU. A block of strips passes by
+   all rows before the next: meanwhile that comes into the second-level cache, an even part with each
+   pass, and shortly before its use a tile comes into the first. */
+enum { BLOCK_BYTES = 64 * 1024, NEAR = 4 * TILE_BYTES };
 
 /* Tiles of activations, weights and sums; the last rows have lower ones. The compiler wants plain
    numbers. */
@@ -67,9 +69,19 @@ __attribute__((always_inline)) CODE static inline void add_group(const int rows,
     }
 }
 
-CODE static inline void prefetch_tile(const uint8_t *w) {
-    for (int i = 0; i < TILE_BYTES; i += ROW_BYTES)
-        _mm_prefetch((const char *)w + i, _MM_HINT_T0);
+typedef struct {
+    const product_part *part;
+    int64_t distance, from, to; /* of a tile that is so far away, these rows are read in this pass */
+} far_reader;
+
+/* Inlined always: the compiler leaves out calls of functions that do nothing but this. */
+__attribute__((always_inline)) CODE static inline void read_ahead(const far_reader *far,
+                                                                  const uint8_t *w,
+                                                                  int64_t tile_rows) {
+    const char *later = (const char *)weights_ahead(far->part, w, far->distance);
+    for (int64_t i = far->from; i < far->to; i++) _mm_prefetch(later + i * ROW_BYTES, _MM_HINT_T1);
+    for (int64_t i = 0; i < tile_rows; i++)
+        _mm_prefetch((const char *)w + NEAR + i * ROW_BYTES, _MM_HINT_T0);
 }
 
 /* `last` is a constant after inlining. */
@@ -95,6 +107,7 @@ __attribute__((always_inline)) CODE static inline void multiply_tiles(const bool
 /* Sums of one group are added up while the tiles of the next are at work. */
 __attribute__((always_inline)) CODE static inline void rows_by_strip(const int rows,
                                                                      const product_job *job,
+                                                                     const far_reader *far,
                                                                      int64_t row, int64_t strip) {
     const quantised_rows *x = job->x;
     const int8_t *values = x->values + row * x->depth;
@@ -105,7 +118,7 @@ __attribute__((always_inline)) CODE static inline void rows_by_strip(const int r
 #pragma GCC unroll 16
     for (int r = 0; r < rows; r++) total[r] = _mm512_setzero_ps();
     for (int64_t g = 0; g < x->groups; g++, values += x->group, w += x->group * STRIP) {
-        prefetch_tile(w + AHEAD);
+        read_ahead(far, w, x->group / QUAD);
         multiply_tiles(rows < TILE_ROWS, values, x->depth, w, &sums[g & 1]);
         if (g > 0) add_group(rows, &sums[(g - 1) & 1], x, first + g - 1, total);
     }
@@ -114,35 +127,52 @@ __attribute__((always_inline)) CODE static inline void rows_by_strip(const int r
     for (int r = 0; r < rows; r++) finish(job, row + r, strip, total[r]);
 }
 
-CODE static void last_rows(int64_t rows, const product_job *job, int64_t row, int64_t strip) {
+CODE static void last_rows(int64_t rows, const product_job *job, const far_reader *far, int64_t row,
+                           int64_t strip) {
     switch (rows) {
-        case 1: rows_by_strip(1, job, row, strip); break;
-        case 2: rows_by_strip(2, job, row, strip); break;
-        case 3: rows_by_strip(3, job, row, strip); break;
-        case 4: rows_by_strip(4, job, row, strip); break;
-        case 5: rows_by_strip(5, job, row, strip); break;
-        case 6: rows_by_strip(6, job, row, strip); break;
-        case 7: rows_by_strip(7, job, row, strip); break;
-        case 8: rows_by_strip(8, job, row, strip); break;
-        case 9: rows_by_strip(9, job, row, strip); break;
-        case 10: rows_by_strip(10, job, row, strip); break;
-        case 11: rows_by_strip(11, job, row, strip); break;
-        case 12: rows_by_strip(12, job, row, strip); break;
-        case 13: rows_by_strip(13, job, row, strip); break;
-        case 14: rows_by_strip(14, job, row, strip); break;
-        case 15: rows_by_strip(15, job, row, strip); break;
+        case 1: rows_by_strip(1, job, far, row, strip); break;
+        case 2: rows_by_strip(2, job, far, row, strip); break;
+        case 3: rows_by_strip(3, job, far, row, strip); break;
+        case 4: rows_by_strip(4, job, far, row, strip); break;
+        case 5: rows_by_strip(5, job, far, row, strip); break;
+        case 6: rows_by_strip(6, job, far, row, strip); break;
+        case 7: rows_by_strip(7, job, far, row, strip); break;
+        case 8: rows_by_strip(8, job, far, row, strip); break;
+        case 9: rows_by_strip(9, job, far, row, strip); break;
+        case 10: rows_by_strip(10, job, far, row, strip); break;
+        case 11: rows_by_strip(11, job, far, row, strip); break;
+        case 12: rows_by_strip(12, job, far, row, strip); break;
+        case 13: rows_by_strip(13, job, far, row, strip); break;
+        case 14: rows_by_strip(14, job, far, row, strip); break;
+        case 15: rows_by_strip(15, job, far, row, strip); break;
+    }
+}
+
+/* All rows by the strips [strip, end). */
+CODE static void rows_by_block(const product_job *job, const product_part *part, int64_t distance,
+                               int64_t strip, int64_t end) {
+    const int64_t rows = part->row_end - part->row, tile_rows = job->x->group / QUAD;
+    const int64_t passes = (rows + TILE_ROWS - 1) / TILE_ROWS;
+    for (int64_t pass = 0; pass < passes; pass++) {
+        far_reader far = {part, distance, tile_rows * pass / passes, tile_rows * (pass + 1) / passes};
+        int64_t row = part->row + pass * TILE_ROWS, left = part->row_end - row;
+        for (int64_t s = strip; s < end; s++)
+            if (left >= TILE_ROWS)
+                rows_by_strip(TILE_ROWS, job, &far, row, s);
+            else
+                last_rows(left, job, &far, row, s);
     }
 }
 
 CODE void products_amx(const product_job *job, product_part part, void *scratch) {
     (void)scratch;
-    int64_t last = (part.row_end - part.row) % TILE_ROWS, whole_end = part.row_end - last;
+    const int64_t strip_bytes = STRIP * job->x->depth, last = (part.row_end - part.row) % TILE_ROWS;
+    const int64_t block = BLOCK_BYTES > strip_bytes ? BLOCK_BYTES / strip_bytes : 1;
     shape_tiles(job->x->group, last ? last : 1);
-    for (int64_t row = part.row; row < whole_end; row += TILE_ROWS)
-        for (int64_t strip = part.strip; strip < part.strip_end; strip++)
-            rows_by_strip(TILE_ROWS, job, row, strip);
-    for (int64_t strip = part.strip; last && strip < part.strip_end; strip++)
-        last_rows(last, job, whole_end, strip);
+    for (int64_t strip = part.strip; strip < part.strip_end; strip += block) {
+        int64_t end = strip + block < part.strip_end ? strip + block : part.strip_end;
+        rows_by_block(job, &part, block * strip_bytes, strip, end);
+    }
     _tile_release();
 }
 #endif
