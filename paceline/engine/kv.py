@@ -17,8 +17,9 @@ class KVCache:
     """Per layer keys [pages, kv_heads, head_dim, 64] and values [pages, kv_heads, 64, head_dim].
 
     A page's keys stand element by element, so that attention scores 64 keys side by side without
-    ever adding across a vector. Memory is taken from the system page by page as it is first
-    written.
+    ever adding across a vector. Memory is taken from the system as it is first written, in its
+    large pages where it has them: attention reads all of it, and would walk a page table for every
+    few lines.
     """
 
     def __init__(
@@ -46,4 +47,6 @@ def _zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """Zeros that cost no memory until written; torch.zeros would write them all."""
     nbytes = math.prod(shape) * dtype.itemsize
     memory = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        memory.madvise(mmap.MADV_HUGEPAGE)
     return torch.frombuffer(memory, dtype=dtype).view(shape)
