@@ -20,7 +20,7 @@ from paceline.checkpoint import Store, cards, import_dir, import_gguf, pull
 from paceline.checkpoint.pull import is_stored
 from paceline.cli import show
 from paceline.process.home import Home
-from paceline.types.errors import CheckpointDamaged
+from paceline.types.errors import CheckpointError
 
 T = TypeVar("T")
 
@@ -88,7 +88,7 @@ def list_models(home: Home) -> list[show.Row]:
 def _stored(name: str, store: Store) -> show.Row:
     try:
         manifest = store.manifest(name)
-    except CheckpointDamaged as error:
+    except CheckpointError as error:
         return {"name": name, "stored": True, "bytes": None, "source": f"damaged: {error}"}
     return {
         "name": name,

@@ -59,11 +59,12 @@ def node_state(facts: Facts, book: Book, name: NodeName, now: float, timing: Tim
 
 
 def next_silence(facts: Facts, now: float, timing: Timing) -> float:
-    """When somebody's silence will next count for more; infinite where nobody can be heard of."""
+    """When somebody's silence will next count for more; infinite where nobody is known."""
     heard_at = [seen.heard_at for seen in facts.nodes.values()]
     heard_at += [seen.heard_at for seen in facts.runners.values()]
+    heard_at += [seen.heard_at for seen in facts.gateways.values()]
     counted_from = {max(at, facts.awake_since) for at in heard_at}
-    limits_s = (timing.suspect_s, timing.lost_s)
+    limits_s = (timing.suspect_s, timing.lost_s, timing.hung_s)
     turns = (start + limit_s + _JUST_AFTER_S for start in counted_from for limit_s in limits_s)
     return min((turn for turn in turns if turn > now), default=math.inf)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import mmap
 import threading
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
+from paceline.engine.mapped import mapped
 from paceline.engine.quantised import QUAD, STRIP, QuantisedMatrix, packed_depth
 from paceline.types.errors import EngineError
 
@@ -55,8 +55,7 @@ class Image:
 
 
 class Arena:
-    """Memory for weights, in large pages where the system has them: a step reads all of it, and a
-    page table walk costs as much as a line of weights. Any thread may take."""
+    """Memory for weights. Any thread may take."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -74,11 +73,9 @@ class Arena:
 
 def _mapped(nbytes: int) -> Tensor:
     try:
-        memory = mmap.mmap(-1, nbytes + _HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        memory = mapped(nbytes + _HUGE_PAGE)
     except OSError as error:
         raise EngineError(f"no memory for {nbytes >> 20} MiB of weights: {error}") from error
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        memory.madvise(mmap.MADV_HUGEPAGE)
     whole = torch.frombuffer(memory, dtype=torch.uint8)
     start = -whole.data_ptr() % _HUGE_PAGE
     return whole[start : start + nbytes]

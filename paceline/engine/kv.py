@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import mmap
 
 import torch
 from torch import Tensor
 
 from paceline.engine.batch import Batch
+from paceline.engine.mapped import mapped
 from paceline.types.errors import EngineError
 from paceline.types.model import PAGE_TOKENS
 
@@ -17,9 +17,8 @@ class KVCache:
     """Per layer keys [pages, kv_heads, head_dim, 64] and values [pages, kv_heads, 64, head_dim].
 
     A page's keys stand element by element, so that attention scores 64 keys side by side without
-    ever adding across a vector. Memory is taken from the system as it is first written, in its
-    large pages where it has them: attention reads all of it, and would walk a page table for every
-    few lines.
+    ever adding across a vector. Memory is taken from the system as it is first written: where it
+    has large pages, up to 2 MiB for each layer's keys and for its values from the first token on.
     """
 
     def __init__(
@@ -46,7 +45,4 @@ class KVCache:
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """Zeros that cost no memory until written; torch.zeros would write them all."""
     nbytes = math.prod(shape) * dtype.itemsize
-    memory = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        memory.madvise(mmap.MADV_HUGEPAGE)
-    return torch.frombuffer(memory, dtype=dtype).view(shape)
+    return torch.frombuffer(mapped(nbytes), dtype=dtype).view(shape)

@@ -16,9 +16,9 @@ take 1.5 times as long as one (docs/performance.md). Many more are limited by ar
 """
 
 MOST_GUESSES = 7
-FIRST_GUESSES = {2: 2, 1: 1}
-"""By how many ids they rest on. Behind one id a guess is right once in six times or so, which pays
-for its row while one or two streams decode."""
+FIRST_GUESSES = ((2, 2), (1, 1))
+"""For so many ids side by side so many guesses. Behind one id a guess is right once in six times or
+so, which pays for its row while one or two streams decode."""
 
 MOST_MISSES = 12
 """After so many guesses in a row of which the first was wrong, there are pauses between them, each
@@ -27,7 +27,7 @@ LONGEST_PAUSE = 16
 """Tokens."""
 
 MOST_IDS = 8192
-"""So many ids of a prompt are looked at, its last ones. 1 MiB, and milliseconds before the first
+"""So many ids of a prompt are looked at, its last ones. 2 MiB, and milliseconds before the first
 guess."""
 
 
@@ -38,32 +38,32 @@ class Lookup:
         self._ids = ids
         self._known = 0
         """Ids up to there have been looked at."""
-        self._contexts = tuple(_Context(*each) for each in FIRST_GUESSES.items())
-        self._asked = self._contexts[0]
+        self._followers = tuple(_Followers(*each) for each in FIRST_GUESSES)
+        self._guesser = self._followers[0]
 
-    def guess(self, most: int) -> tuple[int, ...]:
-        """At most so many ids that may come next."""
+    def guess(self, most: int, rows_abound: bool = False) -> tuple[int, ...]:
+        """At most so many ids that may come next; where rows abound, also by the last id alone."""
         self._look()
-        for context in self._contexts if most >= MOST_GUESSES else self._contexts[:1]:
-            if guesses := context.guess(self._ids, most):
-                self._asked = context
-                return guesses
+        for followers in self._followers if rows_abound else self._followers[:1]:
+            if followers.know(self._ids):
+                self._guesser = followers
+                return followers.guess(self._ids, most)
         return ()
 
     def judge(self, guessed: int, right: int) -> None:
         """So many of the last guesses were right: after right ones more are made next time."""
-        self._asked.judge(guessed, right, len(self._ids))
+        self._guesser.judge(guessed, right, len(self._ids))
 
     def _look(self) -> None:
         ids = self._ids
         for place in range(max(self._known, len(ids) - MOST_IDS), len(ids)):
-            for context in self._contexts:
-                context.look(ids, place)
+            for followers in self._followers:
+                followers.look(ids, place)
         self._known = len(ids)
 
 
-class _Context:
-    """What came behind so many ids side by side."""
+class _Followers:
+    """Ids that came behind so many others side by side."""
 
     def __init__(self, length: int, first_guesses: int) -> None:
         self._length = length
@@ -77,11 +77,15 @@ class _Context:
         if place >= self._length:
             self._behind[tuple(ids[place - self._length : place])] = place
 
+    def know(self, ids: Sequence[int]) -> bool:
+        """Whether the last of these ids have stood side by side before."""
+        return tuple(ids[-self._length :]) in self._behind
+
     def guess(self, ids: Sequence[int], most: int) -> tuple[int, ...]:
         """A guess that runs past the end goes on with itself: what repeats goes on repeating."""
-        behind = self._behind.get(tuple(ids[-self._length :]))
-        if behind is None or len(ids) < self._rests_until:
+        if len(ids) < self._rests_until:
             return ()
+        behind = self._behind[tuple(ids[-self._length :])]
         period = len(ids) - behind
         guesses: list[int] = []
         for i in range(min(most, self._trust)):

@@ -29,6 +29,7 @@ import msgspec
 from paceline.engine.chunks import share_out
 from paceline.engine.draft import Draft
 from paceline.engine.flight import Flight
+from paceline.engine.lookup import MOST_GUESSES
 from paceline.engine.pages import pages_for
 from paceline.engine.prefix import PageKey
 from paceline.engine.sequence import Sequence
@@ -249,7 +250,7 @@ class Scheduler:
         running = self._slots.running
         share = self._guess_rows // max(sum(one.decoding for one in running.values()), 1)
         for slot in self._decode_slots():
-            draft.feed(self._slots, slot, 1, self._guesses(slot, share - 1))
+            draft.feed(self._slots, slot, 1, self._guesses(slot, share))
         self._feed_prompts(draft)
         if not draft.spans and (self._line or not self._slots.has_freed):
             return None
@@ -281,9 +282,12 @@ class Scheduler:
             self._preempt_last()
         return False
 
-    def _guesses(self, slot: int, most: int) -> tuple[int, ...]:
-        most = min(most, self._slots.spare_rows(slot) - 1)
-        return self._slots.running[slot].guess(most, self._max_context) if most > 0 else ()
+    def _guesses(self, slot: int, share: int) -> tuple[int, ...]:
+        """For a slot that may have `share` rows of a step."""
+        most = min(share, self._slots.spare_rows(slot)) - 1
+        if most <= 0:
+            return ()
+        return self._slots.running[slot].guess(most, self._max_context, share > MOST_GUESSES)
 
     def _preempt_last(self) -> None:
         last = next(reversed(self._slots.running))

@@ -87,10 +87,11 @@ class Sequence:
     def next_ids(self, count: int) -> list[int]:
         return self.ids[self.fed : self.fed + count]
 
-    def guess(self, most: int, max_context: int) -> tuple[int, ...]:
+    def guess(self, most: int, max_context: int, rows_abound: bool) -> tuple[int, ...]:
         """Ids that may come behind the pending one: no more than it can still use."""
         left = self.record.params.max_tokens - self.emitted
-        return self._lookup.guess(min(most, left - 1, max_context - len(self.ids) - 1))
+        most = min(most, left - 1, max_context - len(self.ids) - 1)
+        return self._lookup.guess(most, rows_abound)
 
     def judge(self, guessed: int, right: int) -> None:
         self._lookup.judge(guessed, right)

@@ -574,6 +574,12 @@ def test_it_looks_again_in_the_moment_in_which_a_silence_counts_for_more(
     assert node_state(scene.facts(), scene.book, "n1", at, DEFAULT_TIMING) is not before
 
 
+def test_it_looks_again_in_the_moment_in_which_no_witness_is_needed_any_more() -> None:
+    scene = Scene()
+    scene.node("n1", silent_s=DEFAULT_TIMING.hung_s - 0.1)
+    assert scene.decision().next_wake == pytest.approx(scene.now + 0.1, abs=0.002)
+
+
 def test_a_blank_runner_too_many_is_ended() -> None:
     scene = Scene()
     scene.node("n1", blanks=1)

@@ -40,7 +40,7 @@ typedef struct {
     float *peaks;   /* [pages, queries]: the largest score of the page */
     float *sums;    /* [pages, queries]: the sum of the page's weights */
     float *partial; /* [pages or 1, queries, head_dim]: the page's weighted values */
-    const void *then; /* the page that its thread goes on with, or NULL */
+    const void *then; /* the page that its thread goes on with, to be fetched; or NULL */
 } attention_unit;
 
 FN int64_t first_key(const attention_call *call, int64_t row) {
@@ -106,7 +106,8 @@ FN const void *page_of(const attention_unit *u, const void *cells, int64_t page)
     return cell_at(cells, id * PAGE_KEYS * call->head_dim, call->half);
 }
 
-/* Memory delivers pages slower than they are computed, and prefetchers stop at their ends. */
+/* What to fetch: memory delivers pages slower than they are computed, and prefetchers stop at their
+   ends. It may be a page whose id was never checked; fetching never fails. */
 FN const void *after_keys(const attention_unit *u, int64_t page) {
     bool more = page + 1 < u->tile.pages;
     return more ? page_of(u, u->call->keys, page + 1) : page_of(u, u->call->values, 0);
@@ -116,8 +117,8 @@ FN const void *after_values(const attention_unit *u, int64_t page) {
     return page + 1 < u->tile.pages ? page_of(u, u->call->values, page + 1) : u->then;
 }
 
-/* Turns a page's dot products into scores, -inf where the query does not see the key, and returns
-   the largest. */
+/* Turns a page's dot products into scores, -inf where the query does not see the key, whatever
+   stands there, and returns the largest. */
 FN float finish_scores(const attention_call *call, float *scores, key_range seen) {
     const vfloat hidden = v_set(-INFINITY);
     vfloat peak = hidden;

@@ -22,6 +22,13 @@ bool middle_fits(const mlp_middle *mlp, int64_t rows) {
     return rows >= LEAST_ROWS && group_of(mlp->width) == GROUP;
 }
 
+/* What is multiplied after a half of a group's columns, by the same task or the next; or NULL. */
+static const uint8_t *next_strips(const middle_job *j, int64_t group, int64_t half) {
+    const bool more = half == 0 && j->mlp->gated;
+    const int64_t column = more ? j->mlp->width + group * GROUP : (group + 1) * GROUP;
+    return column < j->up->columns ? j->up->packed + column * j->up->depth : NULL;
+}
+
 /* The product's columns of one group: the gate's, and behind them the other half's. */
 static void group_task(void *arg, int64_t index, int thread) {
     const middle_job *j = arg;
@@ -48,6 +55,7 @@ static void group_task(void *arg, int64_t index, int thread) {
             .strip = strip,
             .strip_end = strip_end,
             .stretch_end = j->up->packed + strip_end * j->up->depth * STRIP,
+            .then = next_strips(j, group, half),
         };
         j->kernel(&product, part, scratch);
     }

@@ -4,7 +4,7 @@
    a score, along the keys for a value), so its bits depend neither on what is computed beside it
    nor on the vector's width. */
 
-enum { VECTORS = 4, LINE_BYTES = 64 };
+enum { VECTORS = 4, CACHE_LINE = 64 };
 
 FN const void *cell_at(const void *cells, int64_t index, const bool half) {
     return half ? (const void *)((const uint16_t *)cells + index)
@@ -26,7 +26,8 @@ FN vfloat load_last_cells(const void *cells, int64_t index, int64_t n, const boo
 
 /* A tile of `rows` outputs by `vectors` vectors, or by a part of one, `lanes` wide:
    out[r][c] = the sum over i in [from, to) of by[r][i] * cells[i * stride + c].
-   With each i a line comes of what is read `ahead`, unless that is NULL. */
+   At each i one more line of `ahead` is fetched, unless that is NULL: the first half of a page, or
+   less; the CPU's own prefetchers go on. */
 typedef struct {
     const void *cells;
     const float *const *by;
@@ -48,7 +49,7 @@ static inline __attribute__((always_inline)) ISA_CODE void paged_product(
         for (int c = 0; c < vectors; c++) sum[r][c] = v_set(0);
     for (int64_t i = t->from; i < t->to; i++) {
         int64_t at = i * t->stride + column;
-        if (ahead) __builtin_prefetch(ahead + (i - t->from) * LINE_BYTES);
+        if (ahead) __builtin_prefetch(ahead + (i - t->from) * CACHE_LINE);
 #pragma GCC unroll 4
         for (int c = 0; c < vectors; c++) {
             vfloat cell = part ? load_last_cells(t->cells, at, t->lanes, half)
@@ -110,10 +111,10 @@ FN void paged(int64_t rows, const float *const *by, const void *cells, bool half
         widen(cells, from * stride, to * stride, wide);
         cells = wide;
         half = false;
-        ahead = NULL; /* so many rows take longer than memory */
+        ahead = NULL; /* so many rows take longer than the next page does to come */
     }
     for (int64_t row = 0; row < rows; row += TILE_ROWS) {
-        paged_tile t = {cells, by + row, out + row, stride, from, to, LANES, row ? NULL : ahead};
+        paged_tile t = {cells, by + row, out + row, stride, from, to, 0, row ? NULL : ahead};
         int64_t n = smaller(rows - row, TILE_ROWS);
         if (half)
             paged_rows(n, true, &t, columns);

@@ -41,8 +41,9 @@ FN cache_place place_of(const placing *p, int64_t row) {
     return (cache_place){p->keys + page + within, p->values + page + within * p->head_dim};
 }
 
-/* Each element of a key has a line of its own, and stores wait for lines one after another. Inlined
-   always: the compiler leaves out calls of functions that do nothing but this. */
+/* Each element of a key has a line of its own, and stores wait for lines one after another; rows of
+   one sequence share them. Inlined always: the compiler leaves out calls of functions that do
+   nothing but this. */
 __attribute__((always_inline)) FN void fetch_key_lines(const placing *p, int64_t row) {
     const uint16_t *key = place_of(p, row).key;
     for (int64_t d = 0; d < p->kv_heads * p->head_dim; d++)
@@ -54,7 +55,7 @@ ISA_CODE static void ISA(place)(const placing *p, float *qkv, int64_t row, int64
     const int64_t d = p->head_dim, width = (p->heads + 2 * p->kv_heads) * d;
     if (row < end) fetch_key_lines(p, row);
     for (; row < end; row++) {
-        if (row + 1 < end) fetch_key_lines(p, row + 1);
+        if (row + 1 < end && p->row_table[row + 1] != p->row_table[row]) fetch_key_lines(p, row + 1);
         float *q = qkv + row * width, *k = q + p->heads * d, *v = k + p->kv_heads * d;
         int64_t position = p->row_pos[row];
         for (int64_t h = 0; h < p->heads + p->kv_heads; h++) {

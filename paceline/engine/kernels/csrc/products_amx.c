@@ -10,7 +10,7 @@
 enum { TILE_ROWS = 16, ROW_BYTES = STRIP * (int)sizeof(int32_t), TILE_BYTES = TILE_ROWS * ROW_BYTES };
 
 /* Tiles are read too far apart in time for the prefetchers of the CPU. A block of strips passes by
-   all rows before the next: meanwhile that comes into the second-level cache, an even part with each
+   all rows before the next: meanwhile the next comes into the second-level cache, an even part with each
    pass, and shortly before its use a tile comes into the first. */
 enum { BLOCK_BYTES = 64 * 1024, NEAR = 4 * TILE_BYTES };
 
@@ -71,7 +71,7 @@ __attribute__((always_inline)) CODE static inline void add_group(const int rows,
 
 typedef struct {
     const product_part *part;
-    int64_t distance, from, to; /* of a tile that is so far away, these rows are read in this pass */
+    int64_t distance, from, to; /* rows of the tile so far away that a pass fetches */
 } far_reader;
 
 /* Inlined always: the compiler leaves out calls of functions that do nothing but this. */
@@ -167,7 +167,9 @@ CODE static void rows_by_block(const product_job *job, const product_part *part,
 CODE void products_amx(const product_job *job, product_part part, void *scratch) {
     (void)scratch;
     const int64_t strip_bytes = STRIP * job->x->depth, last = (part.row_end - part.row) % TILE_ROWS;
-    const int64_t block = BLOCK_BYTES > strip_bytes ? BLOCK_BYTES / strip_bytes : 1;
+    const int64_t strips = part.strip_end - part.strip;
+    const int64_t most = BLOCK_BYTES > strip_bytes ? BLOCK_BYTES / strip_bytes : 1;
+    const int64_t block = strips < most ? strips : most;
     shape_tiles(job->x->group, last ? last : 1);
     for (int64_t strip = part.strip; strip < part.strip_end; strip += block) {
         int64_t end = strip + block < part.strip_end ? strip + block : part.strip_end;
