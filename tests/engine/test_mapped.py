@@ -9,10 +9,10 @@ from paceline.engine.mapped import mapped
 
 def test_it_is_zeros_that_may_be_written():
     memory = mapped(3 * mmap.PAGESIZE)
-    assert not any(memory)
+    assert memory[:] == bytes(3 * mmap.PAGESIZE)
     memory[-1] = 1
 
 
 def test_a_kernel_without_large_pages_gives_small_ones(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(mmap, "MADV_HUGEPAGE", 9999, raising=False)
-    assert not any(mapped(mmap.PAGESIZE))
+    assert mapped(mmap.PAGESIZE)[:] == bytes(mmap.PAGESIZE)
