@@ -24,11 +24,7 @@ def resolve(name: str, store: Store) -> Path | Card:
         return store.path(name)
     if name in cards():
         return cards()[name]
-    raise NotFound(
-        f"no model {name!r}; in the store: {', '.join(store.names()) or 'none'}; "
-        f"`paceline pull` knows: {', '.join(sorted(cards()))}; "
-        "`paceline import` adds a GGUF file or a Hugging Face directory"
-    )
+    raise _unknown(name, store)
 
 
 def pull(
@@ -48,7 +44,8 @@ def pull(
     card = card or cards().get(name)
     if is_stored(name, store, card):
         return store.path(name)
-    card = card or _card(name, store)
+    if card is None:
+        raise _unknown(name, store)
     waiting = Progress("lock", 0, None, f"another process fetches {name}; waiting for it")
     with store.locked(name, timeout_s, lambda: on_progress(waiting)):
         if is_stored(name, store, card):
@@ -62,10 +59,12 @@ def is_stored(name: str, store: Store, card: Card | None) -> bool:
     return store.has(name) and (card is None or not store.is_damaged(name))
 
 
-def _card(name: str, store: Store) -> Card:
-    found = resolve(name, store)
-    assert isinstance(found, Card), "a stored model was returned before"
-    return found
+def _unknown(name: str, store: Store) -> NotFound:
+    return NotFound(
+        f"no model {name!r}; in the store: {', '.join(store.names()) or 'none'}; "
+        f"`paceline pull` knows: {', '.join(sorted(cards()))}; "
+        "`paceline import` adds a GGUF file or a Hugging Face directory"
+    )
 
 
 def _from_first_source(card: Card, name: str, store: Store, on_progress: OnProgress) -> Path:

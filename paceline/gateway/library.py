@@ -19,6 +19,8 @@ from paceline.checkpoint.tokenizer import Tokenizer
 from paceline.types.weights import ModelSources
 
 MAX_MODELS = 8
+MAX_NAMED = 1024
+"""Models whose sources are kept: those that were named last."""
 FAILED_S = 2.0
 """How long a failure is the answer, as long as the sources are the same."""
 
@@ -68,7 +70,7 @@ class Library:
         self._clock = clock
         # Of its own: models whose sources are silent keep no prompt waiting for a thread.
         self._readers = ThreadPoolExecutor(MAX_MODELS, "library")
-        self._sources: dict[str, ModelSources] = {}
+        self._sources: OrderedDict[str, ModelSources] = OrderedDict()
         self._loaded: OrderedDict[str, tuple[str, ModelText]] = OrderedDict()
         self._loading: dict[tuple[str, str], asyncio.Future[ModelText]] = {}
         """By name and version: one model that does not come holds up no other."""
@@ -77,7 +79,12 @@ class Library:
     def heed(self, models: Iterable[ModelSources]) -> None:
         """Which checkpoints the cluster's models are, and who has them."""
         # One that is not named is not gone: the controller may be unable to read it just now.
-        self._sources |= {each.model: each for each in models}
+        for each in models:
+            self._sources[each.model] = each
+            self._sources.move_to_end(each.model)
+        while len(self._sources) > MAX_NAMED:
+            forgotten, _ = self._sources.popitem(last=False)
+            self._failed.pop(forgotten, None)
 
     async def open(self, name: str) -> ModelText:
         """Whoever stops waiting ends no load. Raises NotFound or CheckpointError, and Unavailable

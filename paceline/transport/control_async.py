@@ -109,18 +109,24 @@ class AsyncControlClient:
 
     async def _read_on(self) -> None:
         while True:
-            parts = await self.socket.recv_multipart()
-            match read(self._decoder, b"".join(parts)):
-                case Answer() as answer:
-                    future = self._asks.get(answer.number)
-                    if future is not None and not future.done():
-                        future.set_result(answer)
-                case Routes() as routes:
-                    if self._routes.full():
-                        self._routes.get_nowait()
-                    self._routes.put_nowait(routes)
-                case Malformed(reason=reason):
-                    log.warning("message dropped", peer="controller", reason=reason)
+            try:
+                self._take(b"".join(await self.socket.recv_multipart()))
+            except Exception:  # a bug costs a message: deaf to the controller, a gateway is no use
+                log.exception("message failed", peer="controller")
+                await asyncio.sleep(SEND_AGAIN_S)  # one that fails each time must not eat the loop
+
+    def _take(self, message: bytes) -> None:
+        match read(self._decoder, message):
+            case Answer() as answer:
+                future = self._asks.get(answer.number)
+                if future is not None and not future.done():
+                    future.set_result(answer)
+            case Routes() as routes:
+                if self._routes.full():
+                    self._routes.get_nowait()
+                self._routes.put_nowait(routes)
+            case Malformed(reason=reason):
+                log.warning("message dropped", peer="controller", reason=reason)
 
 
 def _sentence(verb: str, timeout_s: float, reached: bool) -> str:

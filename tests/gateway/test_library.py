@@ -11,7 +11,7 @@ import pytest
 import zmq
 
 from paceline.checkpoint import Store
-from paceline.gateway.library import FAILED_S, Library
+from paceline.gateway.library import FAILED_S, MAX_NAMED, Library
 from paceline.gateway.texts import bring_texts
 from paceline.transport.errors import NobodyGives
 from paceline.types.errors import NotFound
@@ -71,6 +71,23 @@ async def test_a_model_that_nobody_gives_is_unavailable_and_comes_when_somebody_
     source, _ = nodes.open()
     library.heed([ModelSources(model=SMALL, digest=digest, sources=(source,))])
     assert (await library.open(SMALL)).name == SMALL
+
+
+async def test_sources_are_kept_of_the_models_that_were_named_last(tmp_path):
+    brought: list[str] = []
+
+    def bring(model: ModelSources) -> Path:
+        brought.append(model.model)
+        raise NobodyGives("no node gives it")
+
+    library = Library(Store(tmp_path), bring)
+    names = [f"m-{number}" for number in range(MAX_NAMED)]
+    library.heed(ModelSources(model=name, digest="1" * 64, sources=()) for name in names)
+    library.heed(ModelSources(model=name, digest="1" * 64, sources=()) for name in ("m-0", "more"))
+    for name, kept in (("m-0", True), ("m-1", False), ("m-2", True), ("more", True)):
+        with pytest.raises(NobodyGives if kept else NotFound):
+            await library.open(name)
+    assert brought == ["m-0", "m-2", "more"]
 
 
 async def test_a_model_that_does_not_come_holds_up_no_other(home, tmp_path):

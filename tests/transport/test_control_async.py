@@ -13,6 +13,7 @@ import msgspec
 import pytest
 import zmq.asyncio
 
+from paceline.transport import control_async
 from paceline.transport.control import ControlServer
 from paceline.transport.control_async import MAX_ASKS, AsyncControlClient
 from paceline.transport.membership import Membership
@@ -165,6 +166,27 @@ def test_a_controller_that_does_not_answer(address: str) -> None:
         assert await client.ask("quick", {}, 10.0) == late[0].number + 1
 
     with controller(address, answer):
+        run(address, use)
+
+
+def test_a_message_that_meets_a_bug_costs_that_message(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, bugs = control_async.read, [ZeroDivisionError(), ZeroDivisionError()]
+
+    def faulty(decoder: msgspec.msgpack.Decoder[Any], message: bytes) -> Any:
+        if bugs:
+            raise bugs.pop()
+        return whole(decoder, message)
+
+    async def use(client: AsyncControlClient) -> None:
+        for _ in range(2):
+            with pytest.raises(DeadlineExceeded):
+                await client.ask("status", {}, 0.5)
+        assert await client.ask("status", {}, 10.0) == ["status", {}]
+
+    monkeypatch.setattr(control_async, "read", faulty)
+    with controller(address, echo):
         run(address, use)
 
 
