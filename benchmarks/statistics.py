@@ -32,16 +32,17 @@ def ratio(ours: Sequence[float], theirs: Sequence[float]) -> Figure:
 def interleaved(
     rounds: int, jobs: Mapping[str, Callable[[], T]], failure: type[Exception]
 ) -> tuple[dict[str, list[T]], dict[str, str]]:
-    """Every job once per round, in turn. A job that fails is not tried again: (results of those
-    that never failed, by name; reasons of the others)."""
+    """Every job once per round, in turn, and the other way round in every other one: what caches
+    hold after another job helps or harms none for good. A job that fails is not tried again:
+    (results of those that never failed, by name; reasons of the others)."""
     results: dict[str, list[T]] = {name: [] for name in jobs}
     failed: dict[str, str] = {}
-    for _ in range(rounds):
-        for name, job in jobs.items():
+    for turn in range(rounds):
+        for name in reversed(jobs) if turn % 2 else jobs:
             if name in failed:
                 continue
             try:
-                results[name].append(job())
+                results[name].append(jobs[name]())
             except failure as error:
                 failed[name] = str(error)
     return {name: found for name, found in results.items() if name not in failed}, failed

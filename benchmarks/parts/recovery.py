@@ -78,10 +78,7 @@ def _row(name: str, seen: dict[str, Any]) -> tuple[str, ...]:
         name,
         str(seen["answers"]),
         str(seen["errors"]),
-        *(
-            _seconds(seen[key] if seen["pauses"] else None)
-            for key in ("pause_p50_s", "pause_p99_s")
-        ),
+        *(_seconds(seen[key]) for key in ("pause_p50_s", "pause_p99_s")),
         *(_seconds(phases.get(phase)) for phase in PHASES),
         _seconds(seen.get("back_s")),
     )
@@ -98,29 +95,29 @@ def measure_paceline() -> dict[str, Any]:
         question = Question(model=DEFAULT_MODEL, prompt="", min_nodes=NODES)
         instance = ready_instance(api, question)["id"]
 
-        def kill() -> None:
+        def kill() -> float:
             runners = api.get(f"/api/instances/{instance}")["runners"]
             os.kill(dice.choice(runners)["pid"], signal.SIGKILL)
+            return time.monotonic()
 
         found = _kills(api.url, DEFAULT_MODEL, kill, dice)
         return {**found, "phases_mean_s": _phases(api)}
 
 
-def _kills(url: str, model: str, kill: Callable[[], None], dice: random.Random) -> dict[str, Any]:
-    """One kill in the midst of each round of streams."""
+def _kills(url: str, model: str, kill: Callable[[], float], dice: random.Random) -> dict[str, Any]:
+    """One kill in the midst of each round of streams; `kill` tells when it was."""
     waits: list[float] = []
     errors = answers = begun = 0
     for number in range(KILLS):
         time.sleep(HEALTH_S if number else 0.0)
         listeners = [Listener(url, body) for body in _bodies(model)]
         _until(lambda heard=listeners: all(one.heard_at or not one.goes_on for one in heard))
-        time.sleep(dice.uniform(0.0, 1.0))
+        time.sleep(dice.uniform(0.0, 0.5))
         begun += sum(bool(one.heard_at) for one in listeners)
-        killed_at = time.monotonic()
-        kill()
+        killed_at = kill()
         for listener in listeners:
             listener.wait(END_S)
-        waits += pauses(listeners, [killed_at])
+        waits += pauses([one for one in listeners if not one.error], [killed_at])
         answers += len(listeners)
         errors += sum(bool(one.error) for one in listeners)
     waits.sort()
@@ -130,8 +127,8 @@ def _kills(url: str, model: str, kill: Callable[[], None], dice: random.Random) 
         "begun_before": begun,
         "errors": errors,
         "pauses": len(waits),
-        "pause_p50_s": round(quantile(waits, 0.5), 2),
-        "pause_p99_s": round(quantile(waits, 0.99), 2),
+        "pause_p50_s": round(quantile(waits, 0.5), 2) if waits else None,
+        "pause_p99_s": round(quantile(waits, 0.99), 2) if waits else None,
         "pause_longest_s": round(waits[-1], 2) if waits else None,
     }
 
@@ -214,13 +211,14 @@ class Peer:
                 self._process.kill()
                 self._process.wait()
 
-    def kill(self) -> None:
+    def kill(self) -> float:
         assert self._process is not None
         began = time.monotonic()
         self._process.kill()
         self._process.wait()
         self._start()
         self.back_s.append(round(time.monotonic() - began, 2))
+        return began
 
     def _start(self) -> None:
         quiet = subprocess.DEVNULL

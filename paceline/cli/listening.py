@@ -13,6 +13,8 @@ from paceline.cli.run import Reply
 from paceline.types.errors import PacelineError
 
 COMPLETIONS = "/v1/completions"
+SOON_S = 0.2
+"""What is on its way to a client comes within this."""
 
 
 class Listener:
@@ -43,8 +45,12 @@ class Listener:
             self.error = f"no end within {timeout_s:.0f} s"
 
     def pause_at(self, moment: float) -> float | None:
-        """How long nothing came around that moment; None if it was not in the midst of it."""
-        return next((b - a for a, b in pairwise(self.heard_at) if a <= moment < b), None)
+        """The longest wait of those that went on at that moment, or began when what was on its way
+        then had come; None if it was not in the midst of the answer."""
+        heard = self.heard_at
+        if not heard or not heard[0] <= moment < heard[-1]:
+            return None
+        return max(b - a for a, b in pairwise(heard) if a <= moment + SOON_S and moment < b)
 
     def _listen(self) -> None:
         try:

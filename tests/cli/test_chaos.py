@@ -52,6 +52,11 @@ def test_pauses_are_those_around_a_kill() -> None:
     assert pauses(listeners, [0.5, 9.0]) == []
 
 
+def test_what_was_on_its_way_at_a_kill_does_not_end_the_pause() -> None:
+    listeners = [heard([], heard_at=(1.0, 1.1, 1.15, 4.0, 4.1, 9.0))]
+    assert pauses(listeners, [1.05]) == [pytest.approx(2.85)]
+
+
 def test_percentiles_are_values_that_were_there() -> None:
     ordered = [1.0, 2.0, 3.0, 4.0]
     assert [quantile(ordered, share) for share in (0.0, 0.5, 0.99)] == [1.0, 2.0, 4.0]
