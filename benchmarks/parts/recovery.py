@@ -78,7 +78,10 @@ def _row(name: str, seen: dict[str, Any]) -> tuple[str, ...]:
         name,
         str(seen["answers"]),
         str(seen["errors"]),
-        *(_seconds(seen[key]) for key in ("pause_p50_s", "pause_p99_s")),
+        *(
+            _seconds(seen[key] if seen["pauses"] else None)
+            for key in ("pause_p50_s", "pause_p99_s")
+        ),
         *(_seconds(phases.get(phase)) for phase in PHASES),
         _seconds(seen.get("back_s")),
     )
@@ -127,8 +130,8 @@ def _kills(url: str, model: str, kill: Callable[[], float], dice: random.Random)
         "begun_before": begun,
         "errors": errors,
         "pauses": len(waits),
-        "pause_p50_s": round(quantile(waits, 0.5), 2) if waits else None,
-        "pause_p99_s": round(quantile(waits, 0.99), 2) if waits else None,
+        "pause_p50_s": round(quantile(waits, 0.5), 2),
+        "pause_p99_s": round(quantile(waits, 0.99), 2),
         "pause_longest_s": round(waits[-1], 2) if waits else None,
     }
 
