@@ -32,9 +32,9 @@ def ratio(ours: Sequence[float], theirs: Sequence[float]) -> Figure:
 def interleaved(
     rounds: int, jobs: Mapping[str, Callable[[], T]], failure: type[Exception]
 ) -> tuple[dict[str, list[T]], dict[str, str]]:
-    """Every job once per round, in turn, and the other way round in every other one: what caches
-    hold after another job helps or harms none for good. A job that fails is not tried again:
-    (results of those that never failed, by name; reasons of the others)."""
+    """Every job once per round, in turn, and the other way round in every other one, so that none
+    always comes behind the same other. A job that fails is not tried again: (results of those that
+    never failed, by name; reasons of the others)."""
     results: dict[str, list[T]] = {name: [] for name in jobs}
     failed: dict[str, str] = {}
     for turn in range(rounds):

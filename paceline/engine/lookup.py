@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-GUESS_ROWS = 8
+MOST_GUESSES = 7
+GUESS_ROWS = MOST_GUESSES + 1
 """Most rows of all that decode, with their guesses. The weights have to be read anyway: eight rows
 take 1.5 times as long as one (docs/performance.md). With 16, four and eight streams of prose were
 slower by some percent than with these or without guesses.
 """
 
-MOST_GUESSES = 7
 FIRST_GUESSES = ((2, 2), (1, 1))
 """For so many ids side by side so many guesses. Behind one id a guess is right once in six times or
 so, which pays for its row while one stream decodes."""

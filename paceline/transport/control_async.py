@@ -109,11 +109,11 @@ class AsyncControlClient:
 
     async def _read_on(self) -> None:
         while True:
+            message = b"".join(await self.socket.recv_multipart())
             try:
-                self._take(b"".join(await self.socket.recv_multipart()))
+                self._take(message)
             except Exception:  # a bug costs a message: deaf to the controller, a gateway is no use
                 log.exception("message failed", peer="controller")
-                await asyncio.sleep(SEND_AGAIN_S)  # one that fails each time must not eat the loop
 
     def _take(self, message: bytes) -> None:
         match read(self._decoder, message):
