@@ -145,6 +145,8 @@ def all_contenders(model: Model) -> list[Contender]:
     return [
         paceline(model, "int8", threads),
         paceline(model, "int8", threads, guesses=False),
+        paceline(model, "int4", threads),
+        paceline(model, "int4", threads, guesses=False),
         paceline(model, "float32", threads),
         *(llama_cpp(model, file_type, threads) for file_type in ("Q4_0", "Q4_1", "Q8_0")),
         *(vllm(model, threads, precision) for precision in ("float32", "W8A8")),

@@ -1,6 +1,6 @@
-"""How far int8 is from float32, over a fixed text.
+"""How far quantised weights are from float32, over a fixed text.
 
-Perplexity is of each next token given all before it; KL is of int8's distribution from float32's,
+Perplexity is of each next token given all before it; KL is of their distribution from float32's,
 in nats, its mean over all positions; agreement is of the most likely token.
 """
 
@@ -44,7 +44,7 @@ class Quality(msgspec.Struct, frozen=True):
         return self.ratio <= MOST_PERPLEXITY and self.kl <= MOST_KL
 
 
-def compare(checkpoint: Path, ids: Sequence[int], dtype: str = "int8") -> Quality:
+def compare(checkpoint: Path, ids: Sequence[int], dtype: str) -> Quality:
     """Two models at a time in memory, and the logits of a few rows."""
     truth = torch.tensor(ids)
     losses = torch.zeros(2, dtype=torch.float64)

@@ -10,10 +10,10 @@ from benchmarks.parts.works import KINDS, Outcomes, Plan, gap, run_kinds
 from benchmarks.report import Result, Table, failures, mib, ms, percent, rate
 from benchmarks.statistics import figure
 from benchmarks.text import Text
+from paceline.checkpoint.facts import model_facts
 from paceline.process.cpus import usable_cpus
 
-DTYPES = ("int8", "float32")
-BYTES_EACH = {"int8": 1, "float32": 4}
+DTYPES = ("int8", "int4", "float32")
 
 
 def measure(plan: Plan) -> Result:
@@ -28,9 +28,9 @@ def measure(plan: Plan) -> Result:
         facts = {name: workers[name].facts for name in outcomes}
         memory = {name: workers[name].group.resident_bytes() for name in outcomes}
     dtypes = {name: contenders[name].precision for name in outcomes}
-    limits = {
-        name: _limits(facts[name]["weight_bytes"], BYTES_EACH[dtypes[name]]) for name in outcomes
-    }
+    shape = model_facts(model.checkpoint, "model")
+    weights = sum(shape.layer_params) + shape.head_params
+    limits = {name: _limits(facts[name]["weight_bytes"], weights) for name in outcomes}
     rates = {
         name: {k: [KINDS[k].tokens_per_s(one) for one in each] for k, each in found.items()}
         for name, found in outcomes.items()
@@ -45,12 +45,12 @@ def measure(plan: Plan) -> Result:
     )
 
 
-def _limits(weight_bytes: int, bytes_each: int) -> dict[str, float]:
+def _limits(weight_bytes: int, weights: int) -> dict[str, float]:
     """Tokens per second at most: one stream reads all weights for each, and each multiplies them
     all."""
     return {
         "memory": read_bytes_per_s(weight_bytes) / weight_bytes,
-        "int8": int8_products_per_s() / (weight_bytes / bytes_each),
+        "int8": int8_products_per_s() / weights,
     }
 
 
@@ -94,15 +94,15 @@ def _shares(
         one, many = (figure(rates[name][kind]).median for kind in ("1 stream", "32 streams"))
         long = figure(rates[name]["prefill, 500"]).median
         arithmetic = limits[name]["int8"]
-        int8 = dtype == "int8"
+        is_float = dtype == "float32"
         rows.append((
             name,
             mib(facts[name]["weight_bytes"]),
             f"{limits[name]['memory']:.0f} tok/s",
             percent(one / limits[name]["memory"]),
-            f"{arithmetic:.0f} tok/s" if int8 else "–",
-            percent(many / arithmetic) if int8 else "–",
-            percent(long / arithmetic) if int8 else "–",
+            "–" if is_float else f"{arithmetic:.0f} tok/s",
+            "–" if is_float else percent(many / arithmetic),
+            "–" if is_float else percent(long / arithmetic),
         ))  # fmt: skip
     return Table(
         title="Shares of this machine's limits",

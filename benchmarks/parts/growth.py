@@ -37,6 +37,7 @@ def measure(plan: Plan) -> Result:
             for worker in workers.values()
             for what, work in works.items()
         }
+        interleaved(1, jobs, Failed)  # whose buffers and pages are cold
         outcomes, broken = interleaved(max(1, plan.rounds // 2), jobs, Failed)
     rows = []
     for what, found in outcomes.items():

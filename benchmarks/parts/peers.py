@@ -15,7 +15,7 @@ from benchmarks.statistics import figure, ratio
 from benchmarks.text import Text
 from benchmarks.work import Outcome
 
-OURS = "Paceline int8"
+OURS = ("Paceline int8", "Paceline int4")
 BEST = "llama.cpp's best"
 
 
@@ -43,11 +43,10 @@ def measure(plan: Plan) -> Result:
         rows = [_row(name, workers[name], found, text) for name, found in outcomes.items()]
     failed |= broken
     by_name = {row.name: row for row in rows}
-    tables = [_speeds(rows, contenders, failed)]
-    if OURS in by_name:
-        tables.insert(0, _ratios(by_name))
+    ratios = [_ratios(by_name, ours) for ours in OURS if ours in by_name]
     return Result(
-        tables=tuple(tables), data={"systems": msgspec.to_builtins(rows), "failed": failed}
+        tables=(*ratios, _speeds(rows, contenders, failed)),
+        data={"systems": msgspec.to_builtins(rows), "failed": failed},
     )
 
 
@@ -81,18 +80,18 @@ def best_of(rows: Mapping[str, Row], prefix: str) -> dict[str, list[float]]:
     }
 
 
-def _ratios(rows: Mapping[str, Row]) -> Table:
-    ours = rows[OURS].rates
+def _ratios(rows: Mapping[str, Row], name: str) -> Table:
+    ours = rows[name].rates
     best = best_of(rows, "llama.cpp")
     others = ({BEST: best} if best else {}) | {
-        name: row.rates for name, row in rows.items() if name != OURS
+        other: row.rates for other, row in rows.items() if other != name
     }
     return Table(
-        title=f"{OURS}: its speed over each other's",
+        title=f"{name}: its speed over each other's",
         columns=("over", *KINDS),
         rows=tuple(
-            (name, *(times(ratio(ours[kind], rates[kind])) for kind in KINDS))
-            for name, rates in others.items()
+            (other, *(times(ratio(ours[kind], rates[kind])) for kind in KINDS))
+            for other, rates in others.items()
         ),
     )
 

@@ -27,7 +27,7 @@ from paceline.types.errors import CheckpointDamaged, CheckpointError
 MANIFEST_NAME = "paceline.json"
 RECORD_NAME = "held.log"
 """Beside the manifest of a checkpoint that is only partly there (see `partial.py`)."""
-CACHE_NAME = "int8"
+CACHE_NAME = "quantised"
 """The directory, beside the files, of what the engine made of them."""
 
 _READ_BYTES = 4 << 20

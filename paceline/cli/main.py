@@ -54,7 +54,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON value and not
 Model = Annotated[str, typer.Argument(help="A name that `paceline models` lists.")]
 MinNodes = Annotated[int, typer.Option(help="Use at least this many nodes.", min=1)]
 MaxNodes = Annotated[int | None, typer.Option(help="Use at most this many nodes.", min=1)]
-Dtype = Annotated[str, typer.Option(help="How weights are held: auto (int8), int8 or float32.")]
+Dtype = Annotated[
+    str, typer.Option(help="How weights are held: auto (int8), int8, int4 or float32.")
+]
 KvTokens = Annotated[int | None, typer.Option(help="Tokens of KV for all streams together.")]
 
 

@@ -1,8 +1,9 @@
 """Quantised matrices kept on disk beside the checkpoint they were made of.
 
-A unit ("layer-3") has a file, and the file says what it was made of; one that was made of anything
-else, or is damaged, is not read, and is written anew. All units of a model are about half its size,
-and they go when it goes. Whatever is wrong with the disk costs the cache and nothing else.
+A unit ("layer-3", "layer-3.int4") has a file, and the file says what it was made of; one that was
+made of anything else, or is damaged, is not read, and is written anew. All int8 units of a model
+are about half its size, those of int4 about half of that, and they go when it goes. Whatever is
+wrong with the disk costs the cache and nothing else.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from paceline.engine.quantised import PACKING
 SPARE_BYTES = 1 << 30
 """Left free on the disk: others need it more than a cache does."""
 
-_FORMAT = "paceline-int8"
+_FORMAT = "paceline-quantised"
 _HEADER_BYTES = 4096
 
 _log = structlog.get_logger(__name__)

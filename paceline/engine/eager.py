@@ -1,4 +1,4 @@
-"""int8 matrices multiplied by torch: the fallback, and the oracle of the C kernels."""
+"""Quantised matrices multiplied by torch: the fallback, and the oracle of the C kernels."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from paceline.engine.fused import multiply_add
+from paceline.engine.int8 import STRIP
 from paceline.engine.quantised import QuantisedMatrix, quantise_rows, unpack
 
 _BLOCK_ELEMENTS = 1 << 20
@@ -20,19 +21,19 @@ class EagerMatrix:
     """
 
     def __init__(self, quantised: QuantisedMatrix) -> None:
-        self._values = unpack(quantised)
-        self._scales = quantised.scales
+        self._quantised = quantised
+        self._step = max(1, _BLOCK_ELEMENTS // (quantised.depth * STRIP)) * STRIP
         self.columns = quantised.columns
-        self.nbytes = self._values.nbytes + self._scales.nbytes
+        self.nbytes = quantised.nbytes
 
     def linear(self, x: Tensor, bias: Tensor | None) -> Tensor:
         values, scales = quantise_rows(x)
         by_group = values.transpose(0, 1).contiguous()
-        step = max(1, _BLOCK_ELEMENTS // x.shape[1])
         blocks = [
-            self._product(by_group, scales, block) for block in torch.split(self._values, step)
+            self._product(by_group, scales, self._values(first))
+            for first in range(0, self.columns, self._step)
         ]
-        y = torch.cat(blocks, 1).mul_(self._scales)
+        y = torch.cat(blocks, 1).mul_(self._quantised.scales)
         return y if bias is None else y.add_(bias)
 
     def _product(self, by_group: Tensor, scales: Tensor, weights: Tensor) -> Tensor:
@@ -45,4 +46,14 @@ class EagerMatrix:
         return total
 
     def rows(self, ids: Tensor) -> Tensor:
-        return self._values[ids].float().mul_(self._scales[ids, None])
+        strips, within = ids // STRIP, ids % STRIP
+        q = self._quantised
+        by_strip = unpack(q.packed[strips], len(ids) * STRIP, q.depth, q.bits)
+        values = by_strip.view(len(ids), STRIP, q.depth)[torch.arange(len(ids)), within]
+        return values.float().mul_(q.scales[ids, None])
+
+    def _values(self, first: int) -> Tensor:
+        """int8 [columns, depth] of the step's strips."""
+        q = self._quantised
+        packed = q.packed[first // STRIP : (first + self._step) // STRIP]
+        return unpack(packed, min(self._step, q.columns - first), q.depth, q.bits)

@@ -6,10 +6,14 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
+from torch import Tensor
+
+from paceline.engine import int4
 from paceline.engine.cache import UnitCache
 from paceline.engine.image import Arena, Image
+from paceline.engine.int8 import STRIP
 from paceline.engine.matrices import FloatLinear, FloatMatrix, Matrix
-from paceline.engine.quantised import STRIP, QuantisedMatrix, pack, quantise
+from paceline.engine.quantised import Bits, QuantisedMatrix, quantise
 from paceline.engine.stored import Stored
 
 
@@ -29,10 +33,22 @@ class FloatForm:
         return {name: FloatMatrix(one.whole(), self._linear) for name, one in stored.items()}
 
 
-class Int8Form:
-    """int8 with a scale per output column."""
+TABLES = ("embed", "head")
+"""Units that are in int8 always: what they lose in int4 is more than they save."""
 
-    def __init__(self, wrap: Callable[[QuantisedMatrix], Matrix], cache: UnitCache | None) -> None:
+
+class QuantisedForm:
+    """int8 or int4 with a scale per output column."""
+
+    def __init__(
+        self,
+        bits: Bits,
+        wrap: Callable[[QuantisedMatrix], Matrix],
+        cache: UnitCache | None,
+        encode: Callable[[Tensor], int4.Codes] = int4.encode,
+    ) -> None:
+        self._bits = bits
+        self._encode = encode
         self._wrap = wrap
         self._cache = cache
         self._arena = Arena()
@@ -40,20 +56,22 @@ class Int8Form:
         """Torch shares one unit's work out to all cores, and its working memory is held once."""
 
     def matrices(self, unit: str, stored: Mapping[str, Stored]) -> dict[str, Matrix]:
-        image = Image({name: one.shape for name, one in stored.items()})
+        bits = 8 if unit in TABLES else self._bits
+        kept = unit if bits == 8 else f"{unit}.int{bits}"
+        image = Image({name: one.shape for name, one in stored.items()}, bits)
         memory = self._arena.take(image.nbytes)
         made = image.matrices(memory)
-        if self._cache is None or not self._cache.read(unit, memory):
+        if self._cache is None or not self._cache.read(kept, memory):
             with self._quantising:
                 for name, one in stored.items():
-                    _quantise_into(made[name], one)
+                    self._quantise_into(made[name], one)
             if self._cache is not None:
-                self._cache.write(unit, memory)
+                self._cache.write(kept, memory)
         return {name: self._wrap(matrix) for name, matrix in made.items()}
 
-
-def _quantise_into(matrix: QuantisedMatrix, stored: Stored) -> None:
-    for start, block in stored.blocks(STRIP):
-        values, matrix.scales[start : start + len(block)] = quantise(block)
-        strip = start // STRIP
-        matrix.packed[strip : strip - (-len(block) // STRIP)] = pack(values)
+    def _quantise_into(self, matrix: QuantisedMatrix, stored: Stored) -> None:
+        for start, block in stored.blocks(STRIP):
+            packed, scales = quantise(block, matrix.bits, self._encode)
+            strip = start // STRIP
+            matrix.packed[strip : strip + len(packed)] = packed
+            matrix.scales[start : start + len(block)] = scales

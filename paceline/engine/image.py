@@ -1,15 +1,16 @@
-"""int8 matrices that are loaded together, as one stretch of bytes, in memory and on disk alike."""
+"""Quantised matrices that are loaded together: one stretch of bytes, in memory as on disk."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from math import prod
 
 import torch
 from torch import Tensor
 
 from paceline.engine.mapped import mapped
-from paceline.engine.quantised import QUAD, STRIP, QuantisedMatrix, packed_depth
+from paceline.engine.quantised import Bits, QuantisedMatrix, packed_shape
 from paceline.types.errors import EngineError
 
 _ALIGNMENT = 64
@@ -24,12 +25,13 @@ class Image:
     """Where the matrices of some shapes [columns, depth] lie: each its packed bytes, then its
     scales."""
 
-    def __init__(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]], bits: Bits) -> None:
         self._shapes = shapes
+        self._bits = bits
         self._starts: dict[str, tuple[int, int]] = {}
         self.nbytes = 0
         for name, (columns, depth) in shapes.items():
-            packed = self._place(-(-columns // STRIP) * STRIP * packed_depth(depth))
+            packed = self._place(prod(packed_shape(columns, depth, bits)))
             self._starts[name] = packed, self._place(4 * columns)
 
     def _place(self, nbytes: int) -> int:
@@ -43,14 +45,13 @@ class Image:
 
     def _matrix(self, memory: Tensor, name: str) -> QuantisedMatrix:
         columns, depth = self._shapes[name]
-        strips, quads = -(-columns // STRIP), packed_depth(depth) // QUAD
+        shape = packed_shape(columns, depth, self._bits)
         packed, scales = self._starts[name]
         return QuantisedMatrix(
-            memory[packed : packed + strips * STRIP * quads * QUAD].view(
-                strips, quads, STRIP, QUAD
-            ),
+            memory[packed : packed + prod(shape)].view(shape),
             memory[scales : scales + 4 * columns].view(torch.float32),
             depth,
+            self._bits,
         )
 
 

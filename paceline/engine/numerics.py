@@ -12,16 +12,17 @@ import torch
 
 from paceline.checkpoint.architecture import LayerConfig, ModelConfig
 from paceline.checkpoint.rope import AnyRope
-from paceline.engine import kernels
+from paceline.engine import int4, kernels
 from paceline.engine.cache import UnitCache
 from paceline.engine.eager import EagerMatrix
-from paceline.engine.forms import FloatForm, Form, Int8Form
+from paceline.engine.forms import FloatForm, Form, QuantisedForm
 from paceline.engine.kernels import Kernels
 from paceline.engine.kv import KVCache
 from paceline.engine.layers import ComposedHead, ComposedLayers
 from paceline.engine.matrices import Matrix, PackedMatrix
 from paceline.engine.ops import KernelsWithout, Ops
 from paceline.engine.program import HeadProgram, LayerProgram
+from paceline.engine.quantised import Bits
 from paceline.engine.reference import ReferenceOps
 from paceline.engine.rope import RopeTable
 from paceline.engine.weights import Affine, LayerWeights
@@ -92,15 +93,36 @@ def _float32(built: Kernels | None, config: ModelConfig, cache: UnitCache | None
 
 
 def _int8(built: Kernels | None, config: ModelConfig, cache: UnitCache | None) -> Numerics:
+    return _quantised(8, ("int8-g64",), built, config, cache)
+
+
+def _int4(built: Kernels | None, config: ModelConfig, cache: UnitCache | None) -> Numerics:
+    depths = {"width": config.width, "heads": config.q_width, "MLP": config.mlp_width}
+    for name, depth in depths.items():
+        if depth % int4.GROUP:
+            raise EngineError(
+                f"int4 needs depths in multiples of {int4.GROUP}, and this model's {name} is "
+                f"{depth}; use int8"
+            )
+    return _quantised(4, ("int4-g32", "int8-g64"), built, config, cache)
+
+
+def _quantised(
+    bits: Bits,
+    names: tuple[str, ...],
+    built: Kernels | None,
+    config: ModelConfig,
+    cache: UnitCache | None,
+) -> Numerics:
     """Only where torch computes does the id name what it vectorises for: the kernels' bits are the
     same on every instruction set."""
     ops, name = _ops(built, config)
-    quantisation = ("int8-g64", "kv-float16")
+    quantisation = (*names, "kv-float16")
     cpu = torch.backends.cpu.get_cpu_capability()
     if built is None:
-        form = Int8Form(EagerMatrix, cache)
+        form = QuantisedForm(bits, EagerMatrix, cache)
         return Numerics(ops, form, torch.float16, (name, *quantisation, cpu))
-    form = Int8Form(lambda quantised: PackedMatrix(quantised, built), cache)
+    form = QuantisedForm(bits, lambda matrix: PackedMatrix(matrix, built), cache, built.encode)
     if name:
         return Numerics(ops, form, torch.float16, (f"{built.build}{name}", *quantisation, cpu))
     return Numerics(ops, form, torch.float16, (built.build, *quantisation), built)
@@ -117,5 +139,6 @@ def _ops(built: Kernels | None, config: ModelConfig) -> tuple[Ops, str]:
 
 _DTYPES: Mapping[str, Callable[[Kernels | None, ModelConfig, UnitCache | None], Numerics]] = {
     "int8": _int8,
+    "int4": _int4,
     "float32": _float32,
 }

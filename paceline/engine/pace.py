@@ -10,7 +10,7 @@ import torch
 from paceline.engine.eager import EagerMatrix
 from paceline.engine.kernels import load
 from paceline.engine.matrices import PackedMatrix
-from paceline.engine.quantised import QUAD, STRIP, QuantisedMatrix
+from paceline.engine.quantised import QuantisedMatrix, packed_shape
 
 DEPTH, COLUMNS = 2048, 8192
 MATRICES = 4
@@ -24,9 +24,9 @@ def seconds_per_byte(clock: Callable[[], float] = time.perf_counter) -> float:
     """Seconds that a byte of int8 weights costs a step of one row. Takes about 0.1 s and 64 MiB,
     which are given back."""
     kernels = load()
-    shape = (COLUMNS // STRIP, DEPTH // QUAD, STRIP, QUAD)
+    shape = packed_shape(COLUMNS, DEPTH, 8)
     weights = [
-        QuantisedMatrix(torch.full(shape, 130, dtype=torch.uint8), torch.ones(COLUMNS), DEPTH)
+        QuantisedMatrix(torch.full(shape, 130, dtype=torch.uint8), torch.ones(COLUMNS), DEPTH, 8)
         for _ in range(MATRICES)
     ]
     matrices = [PackedMatrix(w, kernels) if kernels else EagerMatrix(w) for w in weights]

@@ -22,10 +22,17 @@ class Dtype(msgspec.Struct, frozen=True):
     """Bytes per element in memory."""
 
     weight: float
+    """Of layers."""
+    table: float
+    """Of the embedding and the head."""
     kv: float
 
 
-DTYPES = {"float32": Dtype(weight=4, kv=4), "int8": Dtype(weight=1.02, kv=2)}
+DTYPES = {
+    "float32": Dtype(weight=4, table=4, kv=4),
+    "int8": Dtype(weight=1.02, table=1.02, kv=2),
+    "int4": Dtype(weight=0.58, table=1.02, kv=2),
+}
 """A dtype is known here or nowhere."""
 
 AUTO_DTYPE = "int8"
@@ -59,7 +66,10 @@ class MemoryModel:
         self.model = model
         self.dtype_name = dtype
         self.dtype = DTYPES[dtype]
-        self._weights = (0, *accumulate(self._bytes(params) for params in model.layer_params))
+        self._weights = (
+            0,
+            *accumulate(int(params * self.dtype.weight) for params in model.layer_params),
+        )
 
     @property
     def layers(self) -> int:
@@ -77,18 +87,18 @@ class MemoryModel:
 
     @property
     def embed_weights(self) -> int:
-        return self._bytes(self.model.embed_params)
+        return self._table_bytes(self.model.embed_params)
 
     @property
     def head_weights(self) -> int:
-        return self._bytes(self.model.head_params)
+        return self._table_bytes(self.model.head_params)
 
     @property
     def shared_weights(self) -> int:
         """What a rank that is first and last holds once: a tied table. Learned positions are
         beside it."""
         table = min(self.model.vocab_size * self.model.width, self.model.embed_params)
-        return self._bytes(table) if self.model.tied else 0
+        return self._table_bytes(table) if self.model.tied else 0
 
     def layer_kv(self, kv_pages: int) -> int:
         """Keys and values of one layer."""
@@ -103,8 +113,8 @@ class MemoryModel:
         """Logits, their log-softmax and a copy, where tokens are sampled."""
         return VALUE_BYTES * 3 * STEP_SAMPLES * self.model.vocab_size
 
-    def _bytes(self, params: int) -> int:
-        return int(params * self.dtype.weight)
+    def _table_bytes(self, params: int) -> int:
+        return int(params * self.dtype.table)
 
     # --- a rank ----------------------------------------------------------------------------------
 

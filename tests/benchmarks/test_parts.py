@@ -56,6 +56,8 @@ def instant(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(peers, "all_contenders", all_contenders)
     monkeypatch.setattr(engine, "read_bytes_per_s", lambda count: 100.0 * count)
     monkeypatch.setattr(engine, "int8_products_per_s", lambda: 2.0**20 * 10_000)
+    facts = SimpleNamespace(layer_params=(2**18, 2**18), head_params=2**19)
+    monkeypatch.setattr(engine, "model_facts", lambda *_: facts)
 
 
 def drawn(result: Result) -> str:

@@ -235,7 +235,7 @@ def test_a_strangers_manifest_is_taken_only_if_it_is_the_one(manifest):
         ".x",
         "held.log",
         "paceline.json",
-        "int8",
+        CACHE_NAME,
         "",
         "a/b",
         ".",

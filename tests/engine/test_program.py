@@ -16,7 +16,7 @@ from paceline.types.step import Span
 from tests.engine.tiny import LAYERS, VOCAB
 
 CASES = ["llama", "llama_biases", "mistral_window", "qwen2_window", "qwen3", "qwen3_biases", "gpt2"]
-CASES += ["gpt2_gelu", "rope_yarn", "llama_groups", "gpt2_groups"]
+CASES += ["gpt2_gelu", "rope_yarn", "llama_groups", "gpt2_groups", "llama_int4", "gpt2_int4"]
 SPANS = [Span(0, 0, 70, (3, 1), False), Span(1, 0, 9, (0,), True)]
 KV_PAGES = 30
 ROWS = sum(span.count for span in SPANS)
@@ -26,10 +26,15 @@ def _stages(
     path, kernels: Kernels, monkeypatch: pytest.MonkeyPatch, shard: Shard
 ) -> tuple[Stage, Stage]:
     monkeypatch.setattr(built_kernels, "load", lambda: kernels)
+    dtype = "int4" if "int4" in path.name else "int8"
     return tuple(
-        Stage.load(path, shard, kv_pages=KV_PAGES, ops=ops, dtype="int8")
+        Stage.load(path, shard, kv_pages=KV_PAGES, ops=ops, dtype=dtype)
         for ops in ("c", "reference")
     )
+
+
+def _width(case: str) -> int:
+    return 64 if "int4" in case else 48
 
 
 def _near(found: torch.Tensor, expected: torch.Tensor) -> None:
@@ -47,7 +52,7 @@ def test_a_layer_is_torchs_layer(kernels, case, tiny, monkeypatch):
         shard = Shard(start=index, stop=index + 1, layers=LAYERS)
         ours, oracle = _stages(path, kernels, monkeypatch, shard)
         draw = torch.Generator().manual_seed(index)
-        x = torch.randn(ROWS, 48, generator=draw)
+        x = torch.randn(ROWS, _width(case), generator=draw)
         if index == 0:
             x = torch.randint(VOCAB, (ROWS,), generator=draw)
         before = x.clone()
@@ -73,13 +78,13 @@ def test_the_head_is_torchs_head(kernels, case, tiny, monkeypatch):
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("case", ["llama_groups", "gpt2_groups"])
+@pytest.mark.parametrize("case", ["llama_groups", "gpt2_groups", "llama_int4", "gpt2_int4"])
 def test_an_mlp_of_whole_groups_gives_rows_their_bits_in_any_number(
     kernels, case, threads, tiny, monkeypatch
 ):
     shard = Shard(start=1, stop=2, layers=LAYERS)
     many, few = (_stages(tiny(case).path, kernels, monkeypatch, shard)[0] for _ in range(2))
-    x = torch.randn(170, 48, generator=torch.Generator().manual_seed(2))
+    x = torch.randn(170, _width(case), generator=torch.Generator().manual_seed(2))
     pages = (3, 1, 0)
     kernels.set_threads(threads)
     whole = many.forward([Span(0, 0, 170, pages, False)], x)

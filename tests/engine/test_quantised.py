@@ -1,8 +1,9 @@
-"""int8 matrices: their layout, torch's product, and the C kernels with the same bits."""
+"""Quantised matrices: their layout, torch's product, and the C kernels with the same bits."""
 
 from __future__ import annotations
 
 import fractions
+from typing import get_args
 
 import pytest
 import torch
@@ -10,19 +11,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from paceline.engine import int8
 from paceline.engine.eager import EagerMatrix
 from paceline.engine.fused import multiply_add
+from paceline.engine.int8 import group_of, packed_depth
 from paceline.engine.kernels import Kernels
 from paceline.engine.matrices import PackedMatrix
-from paceline.engine.quantised import (
-    QuantisedMatrix,
-    group_of,
-    pack,
-    packed_depth,
-    quantise,
-    quantise_rows,
-    unpack,
-)
+from paceline.engine.quantised import Bits, QuantisedMatrix, quantise, quantise_rows, unpack
 from paceline.types.errors import EngineError
 from tests.engine.kernel_builds import random
 
@@ -30,10 +25,18 @@ SHAPES = [(576, 192), (576, 1536), (1536, 576), (64, 16), (48, 97), (100, 40), (
 SHAPES += [(6, 5), (8, 15), (16, 33), (192, 17), (4864, 20)]
 """(K, N)"""
 
+ALL: list[tuple[int, int, Bits]] = [
+    *((depth, columns, 8) for depth, columns in SHAPES),
+    *((depth, columns, 4) for depth, columns in SHAPES if depth % 64 == 0),
+]
 
-def matrix(columns: int, depth: int, seed: int = 1) -> QuantisedMatrix:
-    values, scales = quantise(random(columns, depth, seed=seed) * 0.05)
-    return QuantisedMatrix(pack(values), scales, depth)
+
+def matrix(columns: int, depth: int, bits: Bits = 8, seed: int = 1) -> QuantisedMatrix:
+    return QuantisedMatrix(*quantise(random(columns, depth, seed=seed) * 0.05, bits), depth, bits)
+
+
+def values_of(held: QuantisedMatrix) -> Tensor:
+    return unpack(held.packed, held.columns, held.depth, held.bits)
 
 
 def activations(rows: int, depth: int) -> Tensor:
@@ -53,9 +56,9 @@ def test_groups_are_powers_of_two() -> None:
 
 @pytest.mark.parametrize(("depth", "columns"), SHAPES)
 def test_packing_loses_nothing(depth: int, columns: int) -> None:
-    values, scales = quantise(random(columns, depth))
-    held = QuantisedMatrix(pack(values), scales, depth)
-    assert torch.equal(unpack(held), values)
+    values, scales = int8.quantise(random(columns, depth))
+    held = QuantisedMatrix(int8.pack(values), scales, depth, 8)
+    assert torch.equal(values_of(held), values)
     ids = torch.randint(columns, (7,), generator=torch.Generator().manual_seed(2))
     assert torch.equal(EagerMatrix(held).rows(ids), values[ids] * scales[ids, None])
 
@@ -63,7 +66,7 @@ def test_packing_loses_nothing(depth: int, columns: int) -> None:
 def test_weights_are_rounded_to_the_nearest_of_255_steps() -> None:
     weights = random(20, 100)
     weights[3] = 0
-    values, scales = quantise(weights)
+    values, scales = int8.quantise(weights)
     assert values.abs().amax(1).tolist() == [127] * 3 + [0] + [127] * 16
     error = (values * scales[:, None] - weights).abs()
     assert (error <= scales[:, None] * 0.5001).all()
@@ -73,7 +76,7 @@ def test_weights_are_rounded_to_the_nearest_of_255_steps() -> None:
 def test_damaged_weights_are_not_hidden(damage: float) -> None:
     weights = random(3, 64)
     weights[1, 5] = damage
-    _, scales = quantise(weights)
+    _, scales = int8.quantise(weights)
     assert scales.isnan().tolist() == [False, True, False]
 
 
@@ -117,24 +120,26 @@ def test_a_fused_multiply_add_rounds_once() -> None:
     assert not torch.equal(twice, found)
 
 
-@pytest.mark.parametrize(("depth", "columns"), SHAPES)
+@pytest.mark.parametrize(("depth", "columns", "bits"), ALL)
 @pytest.mark.parametrize("rows", [1, 5, 33])
-def test_torch_multiplies_as_the_definition_says(rows: int, depth: int, columns: int) -> None:
-    x, held = activations(rows, depth), matrix(columns, depth)
+def test_torch_multiplies_as_the_definition_says(
+    rows: int, depth: int, columns: int, bits: Bits
+) -> None:
+    x, held = activations(rows, depth), matrix(columns, depth, bits)
     ours = EagerMatrix(held).linear(x, None)
     values, scales = quantise_rows(x)
     wide = (values.double() * scales.double()[..., None]).flatten(1)
-    exact = wide @ (unpack(held).double() * held.scales.double()[:, None]).T
+    exact = wide @ (values_of(held).double() * held.scales.double()[:, None]).T
     torch.testing.assert_close(
         ours.double(), exact, rtol=1e-5, atol=1e-5 * float(exact.abs().max())
     )
 
 
-@pytest.mark.parametrize(("depth", "columns"), SHAPES)
+@pytest.mark.parametrize(("depth", "columns", "bits"), ALL)
 def test_kernels_have_torchs_bits_in_any_company(
-    kernels: Kernels, depth: int, columns: int
+    kernels: Kernels, depth: int, columns: int, bits: Bits
 ) -> None:
-    held, bias = matrix(columns, depth), random(columns, seed=3)
+    held, bias = matrix(columns, depth, bits), random(columns, seed=3)
     x = activations(30, depth)
     oracle = EagerMatrix(held)
     plain = oracle.linear(x, None)
@@ -148,8 +153,9 @@ def test_kernels_have_torchs_bits_in_any_company(
     assert torch.equal(kernels.quantised_linear(x, held, bias), oracle.linear(x, bias))
 
 
-def test_many_rows_over_a_vocabulary(kernels: Kernels) -> None:
-    held, x = matrix(3000, 576), activations(300, 576)
+@pytest.mark.parametrize("bits", get_args(Bits))
+def test_many_rows_over_a_vocabulary(kernels: Kernels, bits: Bits) -> None:
+    held, x = matrix(3000, 576, bits), activations(300, 576)
     expected = EagerMatrix(held).linear(x, None)
     for threads in (1, 2):
         kernels.set_threads(threads)
@@ -159,7 +165,7 @@ def test_many_rows_over_a_vocabulary(kernels: Kernels) -> None:
 def test_the_largest_values_do_not_saturate(kernels: Kernels) -> None:
     values = torch.full((40, 128), 127, dtype=torch.int8)
     values[::2] = -127
-    held = QuantisedMatrix(pack(values), torch.ones(40), 128)
+    held = QuantisedMatrix(int8.pack(values), torch.ones(40), 128, 8)
     x = torch.ones(14, 128)
     x[3::2] = -1
     exact = 128 * 127.0 * torch.where(torch.arange(40) % 2 == 0, -1.0, 1.0)
@@ -170,7 +176,7 @@ def test_the_largest_values_do_not_saturate(kernels: Kernels) -> None:
 
 @pytest.mark.parametrize("damage", [torch.nan, torch.inf, -torch.inf])
 def test_damage_comes_out_of_its_row(kernels: Kernels, damage: float) -> None:
-    held, x = matrix(40, 192), random(14, 192)
+    held, x = matrix(40, 192, 4), random(14, 192)
     x[5, 100] = damage
     for ours in (kernels.quantised_linear(x, held), EagerMatrix(held).linear(x, None)):
         assert ours[5].isnan().all()
@@ -197,9 +203,10 @@ def test_matrices_that_do_not_fit(kernels: Kernels) -> None:
         lambda: kernels.quantised_linear(x.half(), held),
         lambda: kernels.quantised_linear(x, held, random(39)),
         lambda: kernels.quantised_linear(
-            x, QuantisedMatrix(held.packed[:2], held.scales, held.depth)
+            x, QuantisedMatrix(held.packed[:2], held.scales, held.depth, 8)
         ),
-        lambda: kernels.quantised_linear(x, QuantisedMatrix(held.packed, held.scales, 128)),
+        lambda: kernels.quantised_linear(x, QuantisedMatrix(held.packed, held.scales, 128, 8)),
+        lambda: kernels.quantised_linear(x, QuantisedMatrix(held.packed, held.scales, 64, 4)),
     ]
     for call in wrong:
         with pytest.raises(EngineError, match="a kernel was given"):
@@ -212,7 +219,7 @@ def test_a_table_row_is_exact(kernels: Kernels, depth: int) -> None:
     held = matrix(40, depth)
     ids = torch.arange(-40, 40).abs() % 40
     found = kernels.table(held, ids)
-    assert torch.equal(found, unpack(held)[ids].float() * held.scales[ids, None])
+    assert torch.equal(found, values_of(held)[ids].float() * held.scales[ids, None])
     assert kernels.table(held, ids[:0]).shape == (0, depth)
     for outside in (-1, 40):
         with pytest.raises(EngineError, match="an id is not one of the table's"):

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections import deque
 
+import pytest
 import torch
 from tokenizers import Tokenizer
 
@@ -17,7 +18,7 @@ from paceline.types.ids import StreamId
 from paceline.types.model import PAGE_TOKENS
 from paceline.types.step import Sampled, Step
 from paceline.types.stream import SamplingParams, StreamRecord
-from tests.engine.conftest import OPS
+from tests.engine.conftest import DTYPES, OPS
 from tests.engine.line import Line
 from tests.support.models import smollm2_dir
 
@@ -110,6 +111,7 @@ def _company(count: int) -> list[StreamRecord]:
     ]
 
 
+@pytest.mark.parametrize("dtype", [*DTYPES, "int4"])
 def test_the_same_tokens_whatever_happens(dtype: str) -> None:
     truth: list[list[int]] = []
     for ranks, sizes in SIZES.items():

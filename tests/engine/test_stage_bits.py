@@ -62,14 +62,21 @@ def test_what_a_page_held_before_does_not_matter(tiny, ops, dtype):
 
 
 @pytest.mark.skipif(built_kernels.load() is None, reason="the C kernels are not built here")
-@pytest.mark.parametrize("case", [*FAMILIES, "llama_biases", "qwen3_biases"])
-def test_instruction_sets_change_no_bit_of_int8(case, tiny, all_kernels, monkeypatch):
+@pytest.mark.parametrize(
+    ("case", "dtype"),
+    [
+        *((case, "int8") for case in (*FAMILIES, "llama_biases", "qwen3_biases")),
+        ("llama_int4", "int4"),
+        ("gpt2_int4", "int4"),
+    ],
+)
+def test_instruction_sets_change_no_bit(case, dtype, tiny, all_kernels, monkeypatch):
     path, _ = tiny(case)
     prompts = _prompts()[1:]
     found = {}
     for isa, one in all_kernels.items():
         monkeypatch.setattr(built_kernels, "load", lambda one=one: one)
-        line = Line(path, [LAYERS], "c", dtype="int8")
+        line = Line(path, [LAYERS], "c", dtype=dtype)
         found[isa] = together(line, prompts, seed=2)
         ids = {stage.numerics_id for stage in line.stages}
         assert len(ids) == 1

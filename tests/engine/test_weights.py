@@ -11,9 +11,9 @@ from safetensors.torch import load_file, save_file
 from paceline.checkpoint.facts import Checkpoint, shard_bytes
 from paceline.engine import stored, weights
 from paceline.engine.eager import EagerMatrix
-from paceline.engine.forms import FloatForm, Int8Form
+from paceline.engine.forms import FloatForm, QuantisedForm
 from paceline.engine.matrices import FloatMatrix, Matrix
-from paceline.engine.quantised import QuantisedMatrix, quantise, unpack
+from paceline.engine.quantised import QuantisedMatrix, quantise
 from paceline.engine.reference import ReferenceOps
 from paceline.engine.stage import Stage
 from paceline.types.errors import CheckpointError
@@ -57,8 +57,12 @@ def test_parts_are_stacked_and_conv1d_transposed(tmp_path, monkeypatch, block_by
 
 
 @pytest.mark.parametrize("block_bytes", [1, 1000, 1 << 30])
-@pytest.mark.parametrize("case", ["llama_biases", "gpt2"])
-def test_int8_is_made_of_the_same_floats(tmp_path, monkeypatch, block_bytes, case):
+@pytest.mark.parametrize(
+    ("case", "bits"), [("llama_biases", 8), ("gpt2", 8), ("llama_int4", 4), ("gpt2_int4", 4)]
+)
+def test_quantised_weights_are_made_of_the_same_floats(
+    tmp_path, monkeypatch, block_bytes, case, bits
+):
     monkeypatch.setattr(stored, "_BLOCK_BYTES", block_bytes)
     make(case, tmp_path)
     floats = _loaded(tmp_path)
@@ -69,15 +73,17 @@ def test_int8_is_made_of_the_same_floats(tmp_path, monkeypatch, block_bytes, cas
         return EagerMatrix(matrix)
 
     with Checkpoint(tmp_path) as checkpoint:
-        weights.load_weights(checkpoint, WHOLE, Int8Form(keep, None), lambda done, total: None)
+        form = QuantisedForm(bits, keep, None)
+        weights.load_weights(checkpoint, WHOLE, form, lambda done, total: None)
     order = [floats.embed]
     for layer in floats.layers:
         order += [one.matrix for one in (layer.qkv, layer.o, layer.up, layer.down)]
     order += [] if floats.head is floats.embed else [floats.head]
-    assert len(held) == len(order)
+    tables = (floats.embed, floats.head)
     for matrix, expected in zip(held, order, strict=True):
-        values, scales = quantise(_floats(expected))
-        assert torch.equal(unpack(matrix), values)
+        assert matrix.bits == (8 if expected in tables else bits)
+        packed, scales = quantise(_floats(expected), matrix.bits)
+        assert torch.equal(matrix.packed, packed)
         assert torch.equal(matrix.scales, scales)
 
 

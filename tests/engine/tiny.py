@@ -33,6 +33,9 @@ _SIZES = {
     "max_position_embeddings": 512,
     "attn_implementation": "eager",
 }
+_WIDE = {"hidden_size": 64, "intermediate_size": 192, "num_attention_heads": 8}
+"""Depths that int4 can have."""
+
 _YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
 
 
@@ -59,6 +62,8 @@ CASES = {
     "llama_tied": lambda: _llama(tie_word_embeddings=True, num_key_value_heads=6),
     "llama_biases": lambda: _llama(attention_bias=True, mlp_bias=True, num_key_value_heads=1),
     "llama_groups": lambda: _llama(intermediate_size=192, mlp_bias=True),
+    "llama_int4": lambda: _llama(**_WIDE, attention_bias=True, mlp_bias=True),
+    "gpt2_int4": lambda: _gpt2(n_embd=64, n_inner=192),
     "gpt2_groups": lambda: _gpt2(n_inner=128),
     "mistral": lambda: MistralForCausalLM(MistralConfig(**_SIZES, sliding_window=None)),
     "mistral_window": lambda: MistralForCausalLM(MistralConfig(**_SIZES, sliding_window=70)),

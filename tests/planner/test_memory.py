@@ -36,6 +36,12 @@ def test_an_untied_model_has_both_tables():
     assert memory.weight_bytes(memory.shard(0, 30)) == 4 * params
 
 
+def test_tables_of_int4_are_in_int8():
+    int4, int8 = (MemoryModel(SMOL, dtype) for dtype in ("int4", "int8"))
+    assert int4.head_weights == int8.head_weights
+    assert int4.layer_weights[-1] == pytest.approx(0.58 / 1.02 * int8.layer_weights[-1], rel=1e-3)
+
+
 def test_layers_of_uneven_size_count_at_their_own():
     memory = MemoryModel(model((1000, 10, 10, 4000)), "float32")
     assert memory.weight_bytes(memory.shard(1, 3)) == 4 * 20

@@ -497,6 +497,14 @@ def test_weights_are_held_in_int8_unless_asked():
     assert by_default.seats[0].memory_bytes < in_floats.seats[0].memory_bytes / 2
 
 
+def test_int4_fits_where_int8_does_not():
+    large = model((10**8,) * 40)
+    memory = MemoryModel(large, "int8")
+    cluster = [node("a", memory.rank_bytes(memory.shard(0, 40), 1) * 3 // 4)]
+    assert nodes_of(plan(large, cluster, wish(dtype="int4", kv_tokens=4096))) == ["a"]
+    assert isinstance(plan(large, cluster, wish(dtype="int8", kv_tokens=4096)), NoPlacement)
+
+
 # --- the forecast ---------------------------------------------------------------------------------
 
 

@@ -32,7 +32,9 @@ def streams() -> list[StreamRecord]:
     ]
 
 
-@pytest.mark.parametrize(("ranks", "dtype"), [(1, "float32"), (2, "float32"), (2, "int8")])
+@pytest.mark.parametrize(
+    ("ranks", "dtype"), [(1, "float32"), (2, "float32"), (2, "int8"), (2, "int4")]
+)
 def test_a_rank_takes_what_was_predicted(ranks: int, dtype: str, tmp_path: Path) -> None:
     directory = smollm2_dir()
     facts = model_facts(directory, directory.name)

@@ -50,8 +50,14 @@ class Matrix(ctypes.Structure):
 
     _fields_ = [
         *((name, address) for name in ("packed", "scales", "bias")),
-        *((name, size) for name in ("columns", "depth")),
+        *((name, size) for name in ("columns", "depth", "bits")),
     ]
+
+
+class Int4Codes(ctypes.Structure):
+    """`int4_codes` of csrc/quantised.h."""
+
+    _fields_ = [(name, address) for name in ("codes", "steps", "lows")]
 
 
 class LayerShape(ctypes.Structure):
@@ -114,6 +120,7 @@ _SIGNATURES: dict[str, tuple[type | None, list[type]]] = {
     "paceline_norm": (ctypes.c_int, [isa, address, address, size, size, address]),
     "paceline_activate": (ctypes.c_int, [isa, address, address, size, address]),
     "paceline_table": (ctypes.c_int, [isa, address, size, address, size, address]),
+    "paceline_encode": (ctypes.c_int, [isa, address, size, address]),
     "paceline_finite": (ctypes.c_int, [isa, address, size, size, address]),
     "paceline_layers": (ctypes.c_int, [isa, address, address, size, *[address] * 3]),
     "paceline_draw": (ctypes.c_int, [isa, address, size, size]),

@@ -9,9 +9,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from paceline.engine import int4
+from paceline.engine.int8 import packed_depth
 from paceline.engine.kernels import abi
 from paceline.engine.kernels.checks import require, require_that
-from paceline.engine.quantised import QUAD, STRIP, QuantisedMatrix, packed_depth
+from paceline.engine.quantised import QuantisedMatrix, packed_shape
 from paceline.engine.sampling.draw import GREEDY_BELOW, Ask
 from paceline.types.errors import EngineError
 
@@ -126,9 +128,27 @@ class Kernels:
     def table_of(self, matrix: abi.Matrix, depth: int, ids: Tensor) -> Tensor:
         """Likewise, of a matrix as C sees it."""
         require("ids", ids, 1, torch.int64)
+        if matrix.bits != 8:
+            raise EngineError(f"a table is of int8 weights, not of int{matrix.bits}")
         out = torch.empty(len(ids), depth)
         arguments = (depth, ids.data_ptr(), len(ids), out.data_ptr())
         self.call("paceline_table", ctypes.addressof(matrix), *arguments)
+        return out
+
+    def encode(self, weights: Tensor) -> int4.Codes:
+        """See `int4.encode`: the same on every instruction set."""
+        require("weights", weights, 2)
+        columns, depth = weights.shape
+        require_that(depth % int4.SHARING == 0, "weights share steps", weights=weights)
+        shape = (columns, depth // int4.SHARING)
+        out = int4.Codes(
+            torch.empty(weights.shape, dtype=torch.uint8),
+            torch.empty(shape, dtype=torch.uint8),
+            torch.empty(shape, dtype=torch.int8),
+        )
+        places = abi.Int4Codes(*(t.data_ptr() for t in (out.codes, out.steps, out.lows)))
+        count = columns * shape[1]
+        self.call("paceline_encode", weights.data_ptr(), count, ctypes.addressof(places))
         return out
 
     def finite(self, x: Tensor) -> bool:
@@ -289,15 +309,15 @@ def _draw_row(ask: Ask, vocab: int) -> abi.DrawRow:
 
 def quantised_matrix(weight: QuantisedMatrix, bias: Tensor | None) -> abi.Matrix:
     """The matrix as C sees it, for as long as its tensors live."""
-    require("packed", weight.packed, 4, torch.uint8)
     require("scales", weight.scales, 1)
     _check_bias(bias, weight.columns)
-    depth = packed_depth(weight.depth)
-    shape = (-(-weight.columns // STRIP), depth // QUAD, STRIP, QUAD)
-    fits = weight.packed.shape == shape and depth > 0
+    shape = packed_shape(weight.columns, weight.depth, weight.bits)
+    require("packed", weight.packed, len(shape), torch.uint8)
+    fits = weight.packed.shape == shape and weight.depth > 0
+    fits = fits and (weight.bits == 8 or weight.depth % int4.GROUP == 0)
     require_that(fits, f"packed is {list(shape)}", packed=weight.packed, scales=weight.scales)
     addresses = (weight.packed.data_ptr(), weight.scales.data_ptr(), _address(bias))
-    return abi.Matrix(*addresses, weight.columns, depth)
+    return abi.Matrix(*addresses, weight.columns, packed_depth(weight.depth), weight.bits)
 
 
 def norm_weights(kind: str, weight: Tensor, bias: Tensor | None, eps: float) -> abi.NormWeights:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import torch
 from msgspec.structs import replace
 
 from paceline.engine.eager import EagerMatrix
 from paceline.engine.kernels.calls import PAGE_KEYS, Kernels
-from paceline.engine.quantised import QuantisedMatrix, pack, quantise
+from paceline.engine.quantised import Bits, QuantisedMatrix, quantise
 from paceline.engine.sampling.draw import Ask, draw_rows
 from paceline.types.stream import SamplingParams
 
@@ -31,9 +33,12 @@ def _linear_is_wrong(kernels: Kernels, generator: torch.Generator) -> bool:
 
 
 def _quantised_linear_is_wrong(kernels: Kernels, generator: torch.Generator) -> bool:
+    return any(_product_is_wrong(kernels, generator, bits) for bits in get_args(Bits))
+
+
+def _product_is_wrong(kernels: Kernels, generator: torch.Generator, bits: Bits) -> bool:
     x, w = _random(generator, 13, 192), _random(generator, 21, 192)
-    values, scales = quantise(w)
-    matrix = QuantisedMatrix(pack(values), scales, w.shape[1])
+    matrix = QuantisedMatrix(*quantise(w, bits), w.shape[1], bits)
     exact = EagerMatrix(matrix).linear(x, None)
     return not (
         torch.equal(kernels.quantised_linear(x, matrix), exact)

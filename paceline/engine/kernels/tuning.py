@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 
 from paceline.engine.kernels.calls import Kernels
-from paceline.engine.quantised import QUAD, STRIP, QuantisedMatrix
+from paceline.engine.quantised import QuantisedMatrix, packed_shape
 
 CANDIDATES = (6, 8, 12, 16)
 """Rows. Fewer wait for memory, whoever multiplies; and a kernel for many works on 16 at once."""
@@ -24,9 +24,9 @@ def tune(kernels: Kernels, clock: Callable[[], float] = time.perf_counter) -> No
     """Sets `kernels` to what is faster here. Takes some 50 ms, so nothing is kept on disk."""
     if not kernels.has_many:
         return
-    shape = (_COLUMNS // STRIP, _DEPTH // QUAD, STRIP, QUAD)
+    shape = packed_shape(_COLUMNS, _DEPTH, 8)
     matrices = [
-        QuantisedMatrix(torch.full(shape, 130, dtype=torch.uint8), torch.ones(_COLUMNS), _DEPTH)
+        QuantisedMatrix(torch.full(shape, 130, dtype=torch.uint8), torch.ones(_COLUMNS), _DEPTH, 8)
         for _ in range(_MATRICES)
     ]
 

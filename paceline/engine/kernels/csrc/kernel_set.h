@@ -18,6 +18,8 @@
 
 #include "quantise.h"
 
+#include "encode.h"
+
 #include "norm.h"
 
 #include "activate.h"
@@ -31,6 +33,7 @@ const kernel_set ISA(kernels) = {
     .attention = ISA(attention),
     .quantise = ISA(quantise),
     .finite = ISA(finite),
+    .encode = ISA(encode),
     .norm = ISA(norm),
     .norm_quantise = ISA(norm_quantise),
     .activate = ISA(activate),

@@ -79,6 +79,7 @@ typedef struct {
                               int64_t row, int64_t end, float *scratch);
     void (*activate_group)(const mlp_middle *mlp, const float *x, const quantised_rows *out,
                            int64_t row, int64_t end, int64_t group);
+    void (*encode)(const float *x, const int4_codes *out, int64_t from, int64_t end);
     void (*peaks)(const float *x, int64_t n, float *peaks);
     void (*weigh)(const float *x, int64_t n, float peak, float inverse, float *weights,
                   double *sums);

@@ -8,7 +8,7 @@
 
 typedef struct {
     const kernel_set *floats;
-    product_kernel products, many_products;
+    product_kernels products, many_products;
     int64_t many_rows;
 } kernel_level;
 

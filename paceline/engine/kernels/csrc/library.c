@@ -13,16 +13,18 @@
 
 #define EXPORT __attribute__((visibility("default")))
 
+#define PRODUCTS(isa) {products_##isa, products_int4_##isa}
+
 enum { ISA_PORTABLE, ISA_AVX2, ISA_AVXVNNI, ISA_AVX512, ISA_AVX512VNNI, ISA_AMX, ISA_COUNT };
 
 static kernel_level levels[ISA_COUNT] = {
-    [ISA_PORTABLE] = {&kernels_portable, products_portable, NULL, 0},
+    [ISA_PORTABLE] = {&kernels_portable, PRODUCTS(portable), {NULL, NULL}, 0},
 #if defined(__x86_64__)
-    [ISA_AVX2] = {&kernels_avx2, products_avx2, NULL, 0},
-    [ISA_AVXVNNI] = {&kernels_avx2, products_avxvnni, NULL, 0},
-    [ISA_AVX512] = {&kernels_avx512, products_avx2, NULL, 0},
-    [ISA_AVX512VNNI] = {&kernels_avx512, products_avx512vnni, NULL, 0},
-    [ISA_AMX] = {&kernels_avx512, products_avx512vnni, products_amx, 6},
+    [ISA_AVX2] = {&kernels_avx2, PRODUCTS(avx2), {NULL, NULL}, 0},
+    [ISA_AVXVNNI] = {&kernels_avx2, PRODUCTS(avxvnni), {NULL, NULL}, 0},
+    [ISA_AVX512] = {&kernels_avx512, PRODUCTS(avx2), {NULL, NULL}, 0},
+    [ISA_AVX512VNNI] = {&kernels_avx512, PRODUCTS(avx512vnni), {NULL, NULL}, 0},
+    [ISA_AMX] = {&kernels_avx512, PRODUCTS(avx512vnni), PRODUCTS(amx), 6},
 #endif
 };
 
@@ -43,6 +45,7 @@ EXPORT int paceline_activate(int isa, const mlp_middle *mlp, const float *x, int
                              float *out);
 EXPORT int paceline_table(int isa, const quantised_matrix *w, int64_t width, const int64_t *ids,
                           int64_t count, float *out);
+EXPORT int paceline_encode(int isa, const float *x, int64_t count, const int4_codes *out);
 EXPORT int paceline_finite(int isa, const float *x, int64_t rows, int64_t width, int32_t *finite);
 EXPORT int paceline_layers(int isa, const layer_shape *shape, const layer_weights *layers,
                            int64_t count, const step_rows *step, float *x, int64_t *culprit);
@@ -71,7 +74,7 @@ void paceline_set_threads(int threads) { pool_resize(threads); }
 int paceline_threads(void) { return pool_threads(); }
 
 /* Whether products of many rows have a kernel of their own. */
-int paceline_has_many(int isa) { return levels[isa].many_products != NULL; }
+int paceline_has_many(int isa) { return levels[isa].many_products.int8 != NULL; }
 
 void paceline_set_many_rows(int isa, int64_t rows) { levels[isa].many_rows = rows; }
 
@@ -131,6 +134,10 @@ int paceline_table(int isa, const quantised_matrix *w, int64_t width, const int6
     for (int64_t i = 0; i < count; i++)
         if (ids[i] < 0 || ids[i] >= w->columns) return STATUS_BAD_ID;
     return count ? table_run(w, width, ids, count, out) : STATUS_OK;
+}
+
+int paceline_encode(int isa, const float *x, int64_t count, const int4_codes *out) {
+    return encode_run(&levels[isa], x, count, out);
 }
 
 int paceline_finite(int isa, const float *x, int64_t rows, int64_t width, int32_t *finite) {

@@ -22,11 +22,15 @@ bool middle_fits(const mlp_middle *mlp, int64_t rows) {
     return rows >= LEAST_ROWS && group_of(mlp->width) == GROUP;
 }
 
+static const uint8_t *strips_at(const quantised_matrix *w, int64_t strip) {
+    return w->packed + strip * strip_bytes_of(w);
+}
+
 /* What is multiplied after a half of a group's columns, by the same task or the next; or NULL. */
 static const uint8_t *next_strips(const middle_job *j, int64_t group, int64_t half) {
-    const bool more = half == 0 && j->mlp->gated;
-    const int64_t column = more ? j->mlp->width + group * GROUP : (group + 1) * GROUP;
-    return column < j->up->columns ? j->up->packed + column * j->up->depth : NULL;
+    const int64_t column = group * GROUP;
+    if (half == 0 && j->mlp->gated) return strips_at(j->up, (j->mlp->width + column) / STRIP);
+    return column + GROUP < j->mlp->width ? strips_at(j->up, (column + GROUP) / STRIP) : NULL;
 }
 
 /* The product's columns of one group: the gate's, and behind them the other half's. */
@@ -54,7 +58,7 @@ static void group_task(void *arg, int64_t index, int thread) {
             .row_end = end,
             .strip = strip,
             .strip_end = strip_end,
-            .stretch_end = j->up->packed + strip_end * j->up->depth * STRIP,
+            .stretch_end = strips_at(j->up, strip_end),
             .then = next_strips(j, group, half),
         };
         j->kernel(&product, part, scratch);
@@ -78,7 +82,7 @@ int middle_run(const kernel_level *level, const quantised_rows *x, const quantis
         .up = up,
         .mlp = mlp,
         .out = out,
-        .kernel = kernel_for(level, rows),
+        .kernel = kernel_for(level, up, rows),
         .row_tasks = (rows + per_task - 1) / per_task,
         .rows_per_task = per_task,
     };

@@ -30,15 +30,16 @@ int quantised_of(const multiplied *m, quantised_rows *rows) {
     return rows_run(quantise_rows, &job, m->rows, m->width, scratch);
 }
 
-product_kernel kernel_for(const kernel_level *level, int64_t rows) {
-    bool many = level->many_products && rows >= level->many_rows;
-    return many ? level->many_products : level->products;
+product_kernel kernel_for(const kernel_level *level, const quantised_matrix *w, int64_t rows) {
+    bool many = level->many_products.int8 && rows >= level->many_rows;
+    product_kernels who = many ? level->many_products : level->products;
+    return w->bits == 4 ? who.int4 : who.int8;
 }
 
 int multiply_quantised(const kernel_level *level, const quantised_rows *x, const quantised_matrix *w,
                        const quantised_matrix *next, float *out, bool add) {
     product_job product = {.x = x, .w = w, .out = out, .stride = w->columns, .add = add};
-    return product_run(kernel_for(level, x->rows), &product, next) ? STATUS_OK : STATUS_NO_MEMORY;
+    return product_run(kernel_for(level, w, x->rows), &product, next) ? STATUS_OK : STATUS_NO_MEMORY;
 }
 
 int multiply(const multiplied *m, const quantised_matrix *w, const quantised_matrix *next, float *out,

@@ -26,7 +26,7 @@ int quantised_of(const multiplied *m, quantised_rows *rows);
 int multiply_quantised(const kernel_level *level, const quantised_rows *x, const quantised_matrix *w,
                        const quantised_matrix *next, float *out, bool add);
 
-/* Who computes products of so many rows. */
-product_kernel kernel_for(const kernel_level *level, int64_t rows);
+/* Who computes products of so many rows and this matrix. */
+product_kernel kernel_for(const kernel_level *level, const quantised_matrix *w, int64_t rows);
 
 #endif

@@ -1,7 +1,8 @@
 /* Quantised products in vectors of 8 columns. The including file gives the function's NAME, its
    CODE attribute, and, for 8 columns of 4 weights: `dots` (a type that is made ready from the
-   weights once and serves all rows), `dots_of`, `dots_add` and `dots_start`. */
-#include "quantised.h"
+   weights once and serves all rows), `dots_of`, `dots_add` and `dots_start`. NAME_INT4 is the function
+   for int4 weights. */
+#include "int4.h"
 
 enum { MOST_ROWS = 4, HALF = 8 };
 
@@ -85,4 +86,8 @@ CODE void NAME(const product_job *job, product_part part, void *scratch) {
             rows_by_number(left < MOST_ROWS ? left : MOST_ROWS, &v, row);
         }
     }
+}
+
+CODE void NAME_INT4(const product_job *job, product_part part, void *scratch) {
+    int4_products(int4_unpack, NAME, job, &part, scratch);
 }

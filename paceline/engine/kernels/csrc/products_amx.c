@@ -1,11 +1,9 @@
 /* Quantised products with AMX: a strip of weights, as it lies in memory, is a column of tiles, one
    for each group, and up to 16 rows are multiplied by a tile at once. */
 #if defined(__x86_64__)
-#include "quantised.h"
-
-#include <immintrin.h>
-
 #define CODE __attribute__((target("avx512f,avx512bw,avx512vl,amx-tile,amx-int8")))
+
+#include "int4_avx512.h"
 
 enum { TILE_ROWS = 16, ROW_BYTES = STRIP * (int)sizeof(int32_t), TILE_BYTES = TILE_ROWS * ROW_BYTES };
 
@@ -176,5 +174,21 @@ CODE void products_amx(const product_job *job, product_part part, void *scratch)
         rows_by_block(job, &part, block * strip_bytes, strip, end);
     }
     _tile_release();
+}
+
+CODE static void unpack(const uint8_t *packed, uint8_t *out) {
+    const uint8_t *line = packed + INT4_LINE;
+    for (int half = 0; half < 2; half++, packed += 2 * STRIP) {
+        const int4_shared shared = int4_shared_of(packed);
+        for (int i = 0; i < INT4_LINES; i++, line += INT4_LINE, out += 2 * INT4_LINE) {
+            int4_weights quads = int4_weights_of(&shared, _mm512_loadu_si512(line));
+            _mm512_store_si512(out, quads.first);
+            _mm512_store_si512(out + INT4_LINE, quads.second);
+        }
+    }
+}
+
+CODE void products_int4_amx(const product_job *job, product_part part, void *scratch) {
+    int4_products(unpack, products_amx, job, &part, scratch);
 }
 #endif

@@ -5,6 +5,7 @@
 
 #define CODE __attribute__((target("avx2,fma")))
 #define NAME products_avx2
+#define NAME_INT4 products_int4_avx2
 
 typedef struct {
     __m256i signs, sizes;

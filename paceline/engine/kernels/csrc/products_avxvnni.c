@@ -4,6 +4,7 @@
 
 #define CODE __attribute__((target("avx2,fma,avxvnni")))
 #define NAME products_avxvnni
+#define NAME_INT4 products_int4_avxvnni
 
 typedef __m256i dots;
 

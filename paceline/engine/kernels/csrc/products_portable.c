@@ -1,6 +1,6 @@
 /* Quantised products in plain C. */
 #include "fused.h"
-#include "quantised.h"
+#include "int4.h"
 
 enum { LANES = 4, PARTS = STRIP / LANES };
 
@@ -43,4 +43,8 @@ void products_portable(const product_job *job, product_part part, void *scratch)
     (void)scratch;
     for (int64_t strip = part.strip; strip < part.strip_end; strip++)
         for (int64_t row = part.row; row < part.row_end; row++) row_by_strip(job, row, strip);
+}
+
+void products_int4_portable(const product_job *job, product_part part, void *scratch) {
+    int4_products(int4_unpack, products_portable, job, &part, scratch);
 }

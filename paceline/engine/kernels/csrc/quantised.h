@@ -1,6 +1,7 @@
-/* Products of int8 weights and int8 activations: formats, and who computes them.
+/* Products of int8 or int4 weights and int8 activations: formats, and who computes them.
 
-   A matrix [columns, depth] has one scale per output column. A row of activations has one scale per
+   A matrix [columns, depth] has one scale per output column. Its int4 weights are int8 ones, of which
+   INT4_SHARING neighbours in a column are among 16 that are about evenly spaced (`int4.h`). A row of activations has one scale per
    group of `group` elements; sums within a group are exact integers, and groups are added up in
    order with fused multiply-adds, so that an output has the same bits on every instruction set,
    in any batch and on any number of threads. */
@@ -12,13 +13,21 @@
 
 enum { STRIP = 16, QUAD = 4, WEIGHT_ZERO = 128, MOST_QUANTISED_GROUP = 64 };
 
-/* `packed`: [strips, depth / QUAD, STRIP, QUAD] bytes, each a weight plus WEIGHT_ZERO; columns
-   beyond the last are filled up with zero weights. `bias` may be NULL. */
+enum { INT4_SHARING = 32, INT4_GROUP = 64, INT4_GROUP_BYTES = INT4_GROUP * STRIP / 2 + 4 * STRIP,
+       INT4_STEP_BITS = 4 };
+
+/* `packed` where `bits` is 8: [strips, depth / QUAD, STRIP, QUAD] bytes, each a weight plus
+   WEIGHT_ZERO. Where it is 4: [strips, depth / INT4_GROUP] groups of INT4_GROUP_BYTES. Columns beyond
+   the last are filled up with zero weights. `bias` may be NULL. */
 typedef struct {
     const uint8_t *packed;
     const float *scales, *bias;
-    int64_t columns, depth;
+    int64_t columns, depth, bits;
 } quantised_matrix;
+
+static inline int64_t strip_bytes_of(const quantised_matrix *w) {
+    return w->bits == 4 ? w->depth / INT4_GROUP * INT4_GROUP_BYTES : w->depth * STRIP;
+}
 
 /* Of one batch. `offsets` are -WEIGHT_ZERO times the sum of a group's values, which makes up for
    the weights' zero. `depth` is that of the packed matrix: groups of 1 or 2 are filled up to a
@@ -59,17 +68,33 @@ static inline const uint8_t *weights_ahead(const product_part *part, const uint8
     return part->then ? part->then + (distance - left) : w;
 }
 
+/* What int4 weights are packed from: a code each, and a step and a low for INT4_SHARING of them. */
+typedef struct {
+    uint8_t *codes, *steps;
+    int8_t *lows;
+} int4_codes;
+
 /* `scratch`: product_scratch_bytes(depth) bytes of the thread's own, 64-byte aligned. */
 typedef void (*product_kernel)(const product_job *job, product_part part, void *scratch);
+
+/* By a matrix's bits. */
+typedef struct {
+    product_kernel int8, int4;
+} product_kernels;
 
 static inline int64_t product_scratch_bytes(int64_t depth) { return depth * STRIP; }
 
 void products_portable(const product_job *job, product_part part, void *scratch);
+void products_int4_portable(const product_job *job, product_part part, void *scratch);
 #if defined(__x86_64__)
 void products_avx2(const product_job *job, product_part part, void *scratch);
+void products_int4_avx2(const product_job *job, product_part part, void *scratch);
 void products_avxvnni(const product_job *job, product_part part, void *scratch);
+void products_int4_avxvnni(const product_job *job, product_part part, void *scratch);
 void products_avx512vnni(const product_job *job, product_part part, void *scratch);
+void products_int4_avx512vnni(const product_job *job, product_part part, void *scratch);
 void products_amx(const product_job *job, product_part part, void *scratch);
+void products_int4_amx(const product_job *job, product_part part, void *scratch);
 #endif
 
 static inline int64_t strips_of(int64_t columns) { return (columns + STRIP - 1) / STRIP; }

@@ -80,6 +80,23 @@ int table_run(const quantised_matrix *w, int64_t width, const int64_t *ids, int6
 typedef struct {
     const kernel_level *level;
     const float *x;
+    const int4_codes *out;
+} encode_job;
+
+static void encode_shared_ones(const void *arg, int64_t from, int64_t end, void *scratch) {
+    (void)scratch;
+    const encode_job *j = arg;
+    j->level->floats->encode(j->x, j->out, from, end);
+}
+
+int encode_run(const kernel_level *level, const float *x, int64_t count, const int4_codes *out) {
+    encode_job job = {level, x, out};
+    return rows_run(encode_shared_ones, &job, count, INT4_SHARING, 0);
+}
+
+typedef struct {
+    const kernel_level *level;
+    const float *x;
     int64_t width;
     atomic_bool *damaged;
 } finite_job;

@@ -21,6 +21,9 @@ int activate_run(const kernel_level *level, const mlp_middle *mlp, const float *
 int table_run(const quantised_matrix *w, int64_t width, const int64_t *ids, int64_t count,
               float *out);
 
+/* The int4 weights nearest to x [count, INT4_SHARING], which is in int8 steps. */
+int encode_run(const kernel_level *level, const float *x, int64_t count, const int4_codes *out);
+
 /* `finite`: whether x [rows, width] is free of NaN and infinities. */
 int finite_run(const kernel_level *level, const float *x, int64_t rows, int64_t width,
                int32_t *finite);

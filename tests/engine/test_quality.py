@@ -1,4 +1,4 @@
-"""int8 against float32 on real prose: the gate, on as much text as a test has time for."""
+"""Quantised weights against float32 on real prose, on as much text as a test has time for."""
 
 from __future__ import annotations
 
@@ -20,6 +20,13 @@ def test_int8_passes_the_gate_on_the_real_model():
     assert 10 < found.baseline < 40, "float32 itself is not what it was"
     assert found.passes, found
     assert found.agreement > 0.9
+
+
+def test_int4_of_a_model_that_was_in_4_bits_before_loses_little():
+    """Its file is Q4_1: 16 even levels for the same 32 weights."""
+    found = compare(smollm2_dir(), Text(smollm2_dir()).ids[:TOKENS], "int4")
+    assert found.ratio < 1.03, found
+    assert found.kl < 0.02, found
 
 
 def test_the_gate_shuts():
