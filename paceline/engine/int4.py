@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from paceline.engine.int8 import LARGEST, QUAD, STRIP, WEIGHT_ZERO
+from paceline.engine.int8 import LARGEST, QUAD, STRIP
 
 SHARING = 32
 """Neighbours with one step and one low."""
@@ -88,7 +88,6 @@ def pack(codes: Codes) -> Tensor:
     halves = (columns, groups, 2)
     steps, lows = codes.steps.view(halves), codes.lows.view(torch.uint8).view(halves)
     shared = _filled(torch.stack((steps, lows), 3)).permute(0, 2, 3, 4, 1)
-    shared[:, :, :, 1] ^= WEIGHT_ZERO
     packed[:, :, 0] = shared.reshape(strips, groups, _LINE)
     quads = _filled(codes.codes.view(columns, groups, _LINES - 1, 2, QUAD))
     first, second = quads.permute(4, 0, 2, 3, 1, 5)
@@ -106,7 +105,7 @@ def unpack(packed: Tensor, columns: int) -> Codes:
     both = _exchanged(lines[:, :, 1:])
     quads = torch.stack((both & 15, both >> 4), 3).view(strips, groups, _LINES - 1, 2, STRIP, QUAD)
     codes = quads.permute(0, 4, 1, 2, 3, 5).reshape(strips * STRIP, groups * GROUP)[:columns]
-    return Codes(codes, steps, (lows ^ WEIGHT_ZERO).view(torch.int8))
+    return Codes(codes, steps, lows.view(torch.int8))
 
 
 def _exchanged(lines: Tensor) -> Tensor:

@@ -11,9 +11,6 @@ STRIP = 16
 QUAD = 4
 """Consecutive elements of a column that a dot-product instruction takes at once."""
 
-WEIGHT_ZERO = 128
-"""A packed byte is the weight plus this: the instructions want one operand without a sign."""
-
 MOST_GROUP = 64
 LARGEST = 127
 TINY_GROUP = 2.0**-90
@@ -57,7 +54,7 @@ def pack(values: Tensor) -> Tensor:
     strips = -(-columns // STRIP)
     filled = torch.zeros(strips * STRIP, depth // group, max(group, QUAD), dtype=torch.int8)
     filled[:columns, :, :group] = values.view(columns, -1, group)
-    quads = filled.view(torch.uint8).bitwise_xor_(WEIGHT_ZERO).view(torch.int32)
+    quads = filled.view(torch.int32)
     return (
         quads.view(strips, STRIP, wide // QUAD)
         .transpose(1, 2)
@@ -72,4 +69,4 @@ def unpack(packed: Tensor, columns: int, depth: int) -> Tensor:
     by_column = packed.transpose(1, 2).flatten(2).flatten(0, 1)[:columns]
     group = group_of(depth)
     groups = by_column.reshape(columns, depth // group, max(group, QUAD))
-    return (groups[:, :, :group].flatten(1) ^ WEIGHT_ZERO).view(torch.int8)
+    return groups[:, :, :group].flatten(1).view(torch.int8)

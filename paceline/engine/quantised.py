@@ -19,7 +19,7 @@ from paceline.engine.int8 import LARGEST, TINY_GROUP, group_of
 
 Bits = Literal[4, 8]
 
-PACKING = 2
+PACKING = 3
 """Goes up when packed bytes or scales change, so that nobody reads older ones."""
 
 _INVERSE_LARGEST = torch.tensor(1.0) / torch.tensor(float(LARGEST))

@@ -3,8 +3,7 @@
    A group is INT4_GROUP deep and STRIP columns wide. It begins with a line of, for each of its halves
    (INT4_SHARING deep), every column's step and low; then come the codes, a line for 2 quads: a byte's
    low bits are of the first quad, its high bits of the second, and neighbouring bytes have changed
-   places. A packed int8 weight, WEIGHT_ZERO included, is low + (step * code >> INT4_STEP_BITS), and
-   never more than a byte. */
+   places. A weight is low + (step * code >> INT4_STEP_BITS), and never more than a byte. */
 #ifndef PACELINE_INT4_H
 #define PACELINE_INT4_H
 
@@ -36,22 +35,23 @@ INT4_INLINE void int4_unpack(const uint8_t *packed, uint8_t *out) {
     }
 }
 
-/* Strip by strip through `scratch`. Both functions are constants after inlining. */
+/* Strip by strip through the second half of `scratch`. Both functions are constants after inlining. */
 INT4_INLINE void int4_products(int4_unpacker unpack, product_kernel kernel, const product_job *job,
                                const product_part *part, uint8_t *scratch) {
     enum { AHEAD = 16384 };
     const quantised_matrix *w = job->w;
     const int64_t groups = w->depth / INT4_GROUP, bytes = INT4_GROUP * STRIP;
     const uint8_t *packed = w->packed + part->strip * strip_bytes_of(w);
+    uint8_t *unpacked = scratch + w->depth * STRIP;
     for (int64_t strip = part->strip; strip < part->strip_end; strip++) {
         for (int64_t g = 0; g < groups; g++, packed += INT4_GROUP_BYTES) {
             const uint8_t *ahead = weights_ahead(part, packed, AHEAD);
             for (int i = 0; i < INT4_GROUP_BYTES; i += INT4_LINE) __builtin_prefetch(ahead + i, 0, 2);
-            unpack(packed, scratch + g * bytes);
+            unpack(packed, unpacked + g * bytes);
         }
         const int64_t first = strip * STRIP, left = w->columns - first;
         quantised_matrix one = {
-            .packed = scratch,
+            .packed = unpacked,
             .scales = w->scales + first,
             .bias = w->bias ? w->bias + first : NULL,
             .columns = left < STRIP ? left : STRIP,
@@ -61,7 +61,7 @@ INT4_INLINE void int4_products(int4_unpacker unpack, product_kernel kernel, cons
         product_job of_one = *job;
         of_one.w = &one;
         of_one.first_column -= first;
-        product_part its_part = {part->row, part->row_end, 0, 1, scratch + groups * bytes, NULL};
+        product_part its_part = {part->row, part->row_end, 0, 1, unpacked + groups * bytes, NULL};
         kernel(&of_one, its_part, scratch);
     }
 }

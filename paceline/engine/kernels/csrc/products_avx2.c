@@ -12,8 +12,7 @@ typedef struct {
 } dots;
 
 CODE static inline dots dots_of(__m256i weights) {
-    __m256i w = _mm256_xor_si256(weights, _mm256_set1_epi8(-128));
-    return (dots){w, _mm256_abs_epi8(w)};
+    return (dots){weights, _mm256_abs_epi8(weights)};
 }
 
 CODE static inline __m256i dots_start(int32_t offset) {

@@ -11,7 +11,7 @@ typedef struct {
 static inline void add_quad(sums *sum, const uint8_t *w, const int8_t *x) {
     for (int lane = 0; lane < STRIP; lane++)
         for (int i = 0; i < QUAD; i++)
-            sum->lane[lane] += (w[lane * QUAD + i] - WEIGHT_ZERO) * x[i];
+            sum->lane[lane] += (int8_t)w[lane * QUAD + i] * x[i];
 }
 
 static void row_by_strip(const product_job *job, int64_t row, int64_t strip) {

@@ -16,9 +16,9 @@ enum { STRIP = 16, QUAD = 4, WEIGHT_ZERO = 128, MOST_QUANTISED_GROUP = 64 };
 enum { INT4_SHARING = 32, INT4_GROUP = 64, INT4_GROUP_BYTES = INT4_GROUP * STRIP / 2 + 4 * STRIP,
        INT4_STEP_BITS = 4 };
 
-/* `packed` where `bits` is 8: [strips, depth / QUAD, STRIP, QUAD] bytes, each a weight plus
-   WEIGHT_ZERO. Where it is 4: [strips, depth / INT4_GROUP] groups of INT4_GROUP_BYTES. Columns beyond
-   the last are filled up with zero weights. `bias` may be NULL. */
+/* `packed` where `bits` is 8: [strips, depth / QUAD, STRIP, QUAD], an int8 each. Where it is 4:
+   [strips, depth / INT4_GROUP] groups of INT4_GROUP_BYTES. Columns beyond the last are filled up with
+   zero weights. `bias` may be NULL. */
 typedef struct {
     const uint8_t *packed;
     const float *scales, *bias;
@@ -29,8 +29,8 @@ static inline int64_t strip_bytes_of(const quantised_matrix *w) {
     return w->bits == 4 ? w->depth / INT4_GROUP * INT4_GROUP_BYTES : w->depth * STRIP;
 }
 
-/* Of one batch. `offsets` are -WEIGHT_ZERO times the sum of a group's values, which makes up for
-   the weights' zero. `depth` is that of the packed matrix: groups of 1 or 2 are filled up to a
+/* Of one batch. `offsets` are -WEIGHT_ZERO times the sum of a group's values, for those who add
+   WEIGHT_ZERO to weights. `depth` is that of the packed matrix: groups of 1 or 2 are filled up to a
    QUAD with zeros. */
 typedef struct {
     int8_t *values;   /* [rows, depth] */
@@ -82,7 +82,8 @@ typedef struct {
     product_kernel int8, int4;
 } product_kernels;
 
-static inline int64_t product_scratch_bytes(int64_t depth) { return depth * STRIP; }
+/* A strip of int8 weights, and as much again: what a kernel may keep of 16 rows for each quad. */
+static inline int64_t product_scratch_bytes(int64_t depth) { return 2 * depth * STRIP; }
 
 void products_portable(const product_job *job, product_part part, void *scratch);
 void products_int4_portable(const product_job *job, product_part part, void *scratch);

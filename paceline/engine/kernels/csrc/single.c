@@ -62,7 +62,7 @@ static void table_row(const table_job *j, int64_t row) {
     for (int64_t k = 0, from = 0; from < j->width; from += group, k += filled)
         for (int64_t i = 0; i < group; i++) {
             int64_t at = (k + i) / QUAD * STRIP * QUAD + (k + i) % QUAD;
-            out[from + i] = (float)(strip[at] - WEIGHT_ZERO) * scale;
+            out[from + i] = (float)(int8_t)strip[at] * scale;
         }
 }
 
