@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from paceline.engine import int4, int8
+from paceline.engine.encode import encode
 from paceline.engine.kernels import Kernels
 from paceline.engine.matrices import PackedMatrix
 from paceline.engine.quantised import QuantisedMatrix, quantise
@@ -51,14 +52,14 @@ def test_a_source_of_16_even_levels_is_kept_as_exactly_as_in_int8() -> None:
     codes[..., 0], codes[..., 1] = 0, 15
     steps = torch.rand(200, 4, 1, generator=draw) * 10 + 4
     source = (steps * (codes - 7.5) + torch.randn(200, 4, 1, generator=draw) * 3).flatten(1)
-    error = (int4.decode(int4.encode(source)).float() - source).abs()
+    error = (int4.decode(encode(source)).float() - source).abs()
     assert error.mean() < 0.35  # a quarter is what rounding to int8 takes
     assert error.max() < 1.6
 
 
 def test_what_has_no_levels_is_off_by_a_fraction_of_a_step() -> None:
     source = in_steps(300, 128)
-    codes = int4.encode(source)
+    codes = encode(source)
     steps = codes.steps.float().repeat_interleave(32, 1) / int4.PARTS
     error = (int4.decode(codes).float() - source).abs() / steps
     assert error.mean() < 0.28  # a quarter were the ends of the range never left out
@@ -67,7 +68,7 @@ def test_what_has_no_levels_is_off_by_a_fraction_of_a_step() -> None:
 
 @pytest.mark.parametrize("source", EXTREMES)
 def test_no_level_leaves_int8(kernels: Kernels, source: Tensor) -> None:
-    codes = int4.encode(source)
+    codes = encode(source)
     levels = codes.lows.int() + codes.steps.int() * 15 // int4.PARTS
     assert levels.max() <= 127
     assert codes.lows.min() >= -127
@@ -90,20 +91,20 @@ def test_kernels_find_the_same_codes(
     source = in_steps(columns, groups * int4.GROUP, seed, size)
     for threads in (1, 3):
         kernels.set_threads(threads)
-        assert same(kernels.encode(source), int4.encode(source))
+        assert same(kernels.encode(source), encode(source))
 
 
 def test_what_lies_outside_is_cut_off(kernels: Kernels) -> None:
     source = random(5, 64) * 1000
-    codes = int4.encode(source)
-    assert same(codes, int4.encode(source.clamp(-127, 127)))
+    codes = encode(source)
+    assert same(codes, encode(source.clamp(-127, 127)))
     assert same(codes, kernels.encode(source))
 
 
 @given(columns=st.integers(1, 70), groups=st.integers(1, 5))
 @settings(max_examples=30, deadline=None)
 def test_packing_loses_nothing(columns: int, groups: int) -> None:
-    codes = int4.encode(in_steps(columns, groups * int4.GROUP))
+    codes = encode(in_steps(columns, groups * int4.GROUP))
     packed = int4.pack(codes)
     assert packed.shape == int4.packed_shape(columns, groups * int4.GROUP)
     assert same(int4.unpack(packed, columns), codes)
@@ -112,7 +113,7 @@ def test_packing_loses_nothing(columns: int, groups: int) -> None:
 
 
 def test_four_and_a_half_bits_a_weight() -> None:
-    assert int4.pack(int4.encode(in_steps(64, 576))).nbytes * 8 == 64 * 576 * 4.5
+    assert int4.pack(encode(in_steps(64, 576))).nbytes * 8 == 64 * 576 * 4.5
 
 
 def test_a_table_is_int8(kernels: Kernels) -> None:

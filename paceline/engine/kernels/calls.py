@@ -136,7 +136,7 @@ class Kernels:
         return out
 
     def encode(self, weights: Tensor) -> int4.Codes:
-        """See `int4.encode`: the same on every instruction set."""
+        """See `engine.encode`: the same on every instruction set."""
         require("weights", weights, 2)
         columns, depth = weights.shape
         require_that(depth % int4.SHARING == 0, "weights share steps", weights=weights)

@@ -1,5 +1,4 @@
-/* From int8 steps to int4 weights: int4.py's `encode`, which is the specification, reckoned in the same
-   integers. */
+/* From int8 steps to int4 weights: what engine/encode.py specifies, reckoned in the same integers. */
 
 enum { ROUND_TO_INT_BITS = 0x4B400000 };
 
