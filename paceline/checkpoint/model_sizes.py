@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from math import gcd
 from typing import Any
 
 import msgspec
@@ -41,6 +42,7 @@ def facts_of(
         width=config.width,
         vocab_size=config.vocab_size,
         kv_width=config.kv_width,
+        depth_divisor=gcd(config.width, config.q_width, config.mlp_width),
         max_context=config.max_context,
     )
 

@@ -31,7 +31,7 @@ _BLOCK = 1 << 17
 
 
 @dataclass(frozen=True, slots=True)
-class _Line:
+class _Levels:
     """Of n times `SHARING` weights: step and low, integers as float64 [n, 1]."""
 
     step: Tensor
@@ -61,16 +61,16 @@ def _fitted(weights: Tensor) -> _Fit:
     """Float32 [n, SHARING], whole `PARTS`."""
     fits: list[_Fit] = []
     for span in _SPANS:
-        line = _first_line(weights, span)
+        levels = _first_levels(weights, span)
         for _ in range(_FITS):
-            line = _nearest_line(weights, _codes(weights, line))
-        fits += (_fit(weights, _within(line.step, line.low + shift)) for shift in _SHIFTS)
+            levels = _nearest_levels(weights, _codes(weights, levels))
+        fits += (_fit(weights, _within(levels.step, levels.low + shift)) for shift in _SHIFTS)
     return functools.reduce(_better, fits)
 
 
-def _fit(weights: Tensor, line: _Line) -> _Fit:
-    codes = _codes(weights, line)
-    return _error(weights, line, codes), codes, line.step, line.low
+def _fit(weights: Tensor, levels: _Levels) -> _Fit:
+    codes = _codes(weights, levels)
+    return _error(weights, levels, codes), codes, levels.step, levels.low
 
 
 def _better(one: _Fit, other: _Fit) -> _Fit:
@@ -81,7 +81,7 @@ def _better(one: _Fit, other: _Fit) -> _Fit:
     return error, codes, step, low
 
 
-def _first_line(weights: Tensor, span: int) -> _Line:
+def _first_levels(weights: Tensor, span: int) -> _Levels:
     least, most = weights.aminmax(dim=1, keepdim=True)
     least, most = least.double(), most.double()
     step = (((most - least) * span + 16 * _MOST_CODE) / (32 * _MOST_CODE)).floor()
@@ -89,7 +89,7 @@ def _first_line(weights: Tensor, span: int) -> _Line:
     return _within(step, low)
 
 
-def _nearest_line(weights: Tensor, codes: Tensor) -> _Line:
+def _nearest_levels(weights: Tensor, codes: Tensor) -> _Levels:
     """Of least squares. On average, levels lose (PARTS - 1) / 2 by being rounded down."""
     of_codes, of_weights = codes.sum(1, True).double(), weights.sum(1, True).double()
     spread = SHARING * codes.square().sum(1, True).double() - of_codes.square()
@@ -99,22 +99,22 @@ def _nearest_line(weights: Tensor, codes: Tensor) -> _Line:
     return _within(step, (low / (SHARING * PARTS)).floor())
 
 
-def _within(step: Tensor, low: Tensor) -> _Line:
+def _within(step: Tensor, low: Tensor) -> _Levels:
     """No level may be above an int8 weight."""
     low = low.clamp(-LARGEST, LARGEST)
     room = ((LARGEST - low) * PARTS / _MOST_CODE).floor()
-    return _Line(torch.minimum(step, room).clamp(1, _MOST_STEP), low)
+    return _Levels(torch.minimum(step, room).clamp(1, _MOST_STEP), low)
 
 
-def _codes(weights: Tensor, line: _Line) -> Tensor:
+def _codes(weights: Tensor, levels: _Levels) -> Tensor:
     """The nearest ones, as float32."""
-    step, low = line.step.float(), line.low.float()
+    step, low = levels.step.float(), levels.low.float()
     twice = (weights - low * PARTS).mul_(2).add_(step + (PARTS - 1)).clamp_(min=0)
     return twice.div_(2 * step).floor_().clamp_(max=_MOST_CODE)
 
 
-def _error(weights: Tensor, line: _Line, codes: Tensor) -> Tensor:
+def _error(weights: Tensor, levels: _Levels, codes: Tensor) -> Tensor:
     """Sum of squares, float64 [n, 1]."""
-    step, low = line.step.float(), line.low.float()
-    levels = (codes * step).mul_(1 / PARTS).floor_().add_(low).mul_(PARTS)
-    return levels.sub_(weights).square_().sum(1, True, dtype=torch.float64)
+    step, low = levels.step.float(), levels.low.float()
+    found = (codes * step).mul_(1 / PARTS).floor_().add_(low).mul_(PARTS)
+    return found.sub_(weights).square_().sum(1, True, dtype=torch.float64)

@@ -66,7 +66,7 @@ def pack(values: Tensor) -> Tensor:
 
 def unpack(packed: Tensor, columns: int, depth: int) -> Tensor:
     """int8 [columns, depth]."""
-    by_column = packed.transpose(1, 2).flatten(2).flatten(0, 1)[:columns]
+    quads = packed.view(torch.int32).squeeze(3).transpose(1, 2).reshape(-1).view(torch.uint8)
     group = group_of(depth)
-    groups = by_column.reshape(columns, depth // group, max(group, QUAD))
+    groups = quads.view(-1, depth // group, max(group, QUAD))[:columns]
     return groups[:, :, :group].flatten(1).view(torch.int8)

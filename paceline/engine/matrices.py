@@ -1,4 +1,4 @@
-"""A linear's matrix: what all forms can do, and those that are not int8 in torch (`eager`)."""
+"""A linear's matrix: what all forms can do, and those that torch has not quantised (`eager`)."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class FloatMatrix:
 
 
 class PackedMatrix:
-    """int8, multiplied by the C kernels."""
+    """int8 or int4, multiplied by the C kernels."""
 
     def __init__(self, quantised: QuantisedMatrix, kernels: Kernels) -> None:
         self.quantised = quantised

@@ -24,8 +24,8 @@ which nobody is told of progress. Between calls Python finds its own memory out 
 
 
 class LayerProgram:
-    """A shard's int8 layers over a float16 cache. Every bit is the same on every instruction set,
-    and a row's are its own."""
+    """A shard's quantised layers over a float16 cache. Every bit is the same on every instruction
+    set, and a row's are its own."""
 
     def __init__(
         self,

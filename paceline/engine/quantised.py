@@ -23,7 +23,9 @@ Bits = Literal[4, 8]
 PACKING = 3
 """Goes up when packed bytes or scales change, so that nobody reads older ones."""
 
-_INVERSE_LARGEST = torch.tensor(1.0) / torch.tensor(float(LARGEST))
+_LARGEST = torch.tensor(float(LARGEST))
+"""A tensor: a number over a tensor is the number times its reciprocal, rounded twice."""
+_INVERSE_LARGEST = torch.tensor(1.0) / _LARGEST
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,6 @@ def quantise_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     usable = (largest >= TINY_GROUP) & largest.isfinite()
     scales = torch.where(usable, largest * _INVERSE_LARGEST, 0.0)
     scales = torch.where(largest.isfinite(), scales, torch.nan)
-    inverse = torch.where(usable, LARGEST / largest, 0.0)
+    inverse = torch.where(usable, _LARGEST / largest, 0.0)
     values = (groups * inverse[..., None]).round_()
     return torch.where(usable[..., None], values, 0.0), scales

@@ -19,19 +19,21 @@ from paceline.types.model import PAGE_TOKENS, ModelFacts, Shard
 
 
 class Dtype(msgspec.Struct, frozen=True):
-    """Bytes per element in memory."""
+    """Bytes per element in memory, and what it asks of a model."""
 
     weight: float
     """Of layers."""
     table: float
     """Of the embedding and the head."""
     kv: float
+    depth_multiple: int = 1
+    """What the depth of every matrix in a layer has to be a multiple of."""
 
 
 DTYPES = {
     "float32": Dtype(weight=4, table=4, kv=4),
     "int8": Dtype(weight=1.02, table=1.02, kv=2),
-    "int4": Dtype(weight=0.58, table=1.02, kv=2),
+    "int4": Dtype(weight=0.58, table=1.02, kv=2, depth_multiple=64),
 }
 """A dtype is known here or nowhere."""
 

@@ -34,6 +34,11 @@ def kv_pages(model: ModelFacts, wish: InstanceWish) -> int:
 def memory_model(model: ModelFacts, wish: InstanceWish) -> MemoryModel:
     """Raises InvalidRequest for a wish that no cluster could ever meet for this model."""
     memory = MemoryModel(model, resolve_dtype(wish.dtype))
+    if model.depth_divisor % memory.dtype.depth_multiple:
+        raise InvalidRequest(
+            f"{memory.dtype_name} needs matrices whose depths are multiples of "
+            f"{memory.dtype.depth_multiple}, and {wish.model} has others; use {AUTO_DTYPE}"
+        )
     if wish.min_nodes < 1:
         raise InvalidRequest(f"min_nodes must be at least 1, not {wish.min_nodes}")
     if wish.max_nodes is not None and wish.max_nodes < wish.min_nodes:

@@ -52,4 +52,6 @@ class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
     vocab_size: int
     kv_width: int
     """Elements of one key (equal to one value) per token and layer: kv_heads * head_dim."""
+    depth_divisor: int
+    """The greatest that divides the depths of all matrices in layers."""
     max_context: int

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from paceline.engine import int4, int8
+from paceline.engine.eager import EagerMatrix
 from paceline.engine.encode import encode
 from paceline.engine.kernels import Kernels
 from paceline.engine.matrices import PackedMatrix
@@ -94,8 +95,26 @@ def test_kernels_find_the_same_codes(
         assert same(kernels.encode(source), encode(source))
 
 
+def test_all_codes_between_the_lowest_and_the_highest_weight_are_multiplied(
+    kernels: Kernels,
+) -> None:
+    codes = torch.arange(16, dtype=torch.uint8).repeat(20, 8)
+    steps = torch.tensor([1, 16, 117, 255], dtype=torch.uint8).repeat(20, 1)
+    lows = torch.tensor([-127, 112, 17, -112], dtype=torch.int8).repeat(20, 1)
+    extreme = int4.Codes(codes, steps, lows)
+    levels = int4.decode(extreme)
+    assert (levels.min(), levels.max()) == (-127, 127)
+    held = QuantisedMatrix(int4.pack(extreme), torch.ones(20), 128, 4)
+    as_int8 = QuantisedMatrix(int8.pack(levels), torch.ones(20), 128, 8)
+    x = torch.cat((torch.ones(1, 128), -torch.ones(1, 128), random(17, 128)))
+    expected = EagerMatrix(as_int8).linear(x, None)
+    assert torch.equal(EagerMatrix(held).linear(x, None), expected)
+    assert torch.equal(kernels.quantised_linear(x, held), expected)
+    assert torch.equal(kernels.quantised_linear(x[:3], held), expected[:3])
+
+
 def test_what_lies_outside_is_cut_off(kernels: Kernels) -> None:
-    source = random(5, 64) * 1000
+    source = random(5, 64) * torch.tensor([1e3, 1e5, 1e6, 1e7, 1e30])[:, None]
     codes = encode(source)
     assert same(codes, encode(source.clamp(-127, 127)))
     assert same(codes, kernels.encode(source))

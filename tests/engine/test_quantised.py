@@ -72,12 +72,15 @@ def test_weights_are_rounded_to_the_nearest_of_255_steps() -> None:
     assert (error <= scales[:, None] * 0.5001).all()
 
 
+@pytest.mark.parametrize("bits", get_args(Bits))
 @pytest.mark.parametrize("damage", [torch.nan, torch.inf, -torch.inf])
-def test_damaged_weights_are_not_hidden(damage: float) -> None:
+def test_damaged_weights_are_not_hidden(kernels: Kernels, damage: float, bits: Bits) -> None:
     weights = random(3, 64)
     weights[1, 5] = damage
-    _, scales = int8.quantise(weights)
-    assert scales.isnan().tolist() == [False, True, False]
+    held = QuantisedMatrix(*quantise(weights, bits), 64, bits)
+    assert held.scales.isnan().tolist() == [False, True, False]
+    y = kernels.quantised_linear(random(13, 64), held)
+    assert y.isnan().all(0).tolist() == y.isnan().any(0).tolist() == [False, True, False]
 
 
 def test_a_group_is_scaled_by_its_largest() -> None:
@@ -174,9 +177,25 @@ def test_the_largest_values_do_not_saturate(kernels: Kernels) -> None:
     assert torch.equal(ours, EagerMatrix(held).linear(x, None))
 
 
+def test_a_matrix_of_other_bits_or_no_depth_is_refused(kernels: Kernels) -> None:
+    held = matrix(40, 64)
+    for depth, bits in ((64, 2), (0, 8)):
+        wrong = QuantisedMatrix(held.packed, held.scales, depth, bits)
+        with pytest.raises(EngineError, match=f"no kernel has int{bits} weights {depth} deep"):
+            kernels.quantised_linear(torch.empty(2, depth), wrong)
+
+
+def test_values_in_the_middle_between_two_steps_are_rounded_alike(kernels: Kernels) -> None:
+    largest = random(400, 1).abs() + 0.5
+    x = torch.cat((largest, (torch.arange(63) + 0.5) * largest / 127), 1)
+    held = QuantisedMatrix(*quantise(torch.eye(64), 8), 64, 8)
+    assert torch.equal(kernels.quantised_linear(x, held), EagerMatrix(held).linear(x, None))
+
+
+@pytest.mark.parametrize("bits", get_args(Bits))
 @pytest.mark.parametrize("damage", [torch.nan, torch.inf, -torch.inf])
-def test_damage_comes_out_of_its_row(kernels: Kernels, damage: float) -> None:
-    held, x = matrix(40, 192, 4), random(14, 192)
+def test_damage_comes_out_of_its_row(kernels: Kernels, damage: float, bits: Bits) -> None:
+    held, x = matrix(40, 192, bits), random(14, 192)
     x[5, 100] = damage
     for ours in (kernels.quantised_linear(x, held), EagerMatrix(held).linear(x, None)):
         assert ours[5].isnan().all()
@@ -207,6 +226,7 @@ def test_matrices_that_do_not_fit(kernels: Kernels) -> None:
         ),
         lambda: kernels.quantised_linear(x, QuantisedMatrix(held.packed, held.scales, 128, 8)),
         lambda: kernels.quantised_linear(x, QuantisedMatrix(held.packed, held.scales, 64, 4)),
+        lambda: kernels.quantised_linear(x, QuantisedMatrix(*quantise(random(40, 128), 4), 96, 4)),
     ]
     for call in wrong:
         with pytest.raises(EngineError, match="a kernel was given"):

@@ -33,7 +33,7 @@ def node(name: str, free: float, total: float | None = None, **facts) -> NodeBud
 def model(
     layers: tuple[int, ...], vocab: int = 20_000, width: int = 512, tied: bool = False, **facts
 ) -> ModelFacts:
-    given = {"disk_bytes": 10**9, "max_context": 4096, "kv_width": 128} | facts
+    given = {"disk_bytes": 10**9, "max_context": 4096, "kv_width": 128, "depth_divisor": 64} | facts
     return ModelFacts(
         name="m", family="llama", digest="d", layer_params=layers, embed_params=vocab * width,
         head_params=vocab * width + width, tied=tied, width=width, vocab_size=vocab, **given,

@@ -20,14 +20,14 @@ from tests.planner.clusters import layers, model, node, wish
 SMOL = ModelFacts(
     name="smol", family="llama", digest="d", disk_bytes=270 * 10**6,
     layer_params=(3_540_096,) * 30, embed_params=28_311_552, head_params=28_312_128, tied=True,
-    width=576, vocab_size=49152, kv_width=192, max_context=8192,
+    width=576, vocab_size=49152, kv_width=192, max_context=8192, depth_divisor=64,
 )  # fmt: skip
 
 DIALOGPT = ModelFacts(
     name="dialogpt-medium", family="gpt2", digest="d", disk_bytes=863 * 10**6,
     layer_params=(12_596_224,) * 24, embed_params=(50257 + 1024) * 1024,
     head_params=50257 * 1024 + 2048, tied=True, width=1024, vocab_size=50257, kv_width=1024,
-    max_context=1024,
+    max_context=1024, depth_divisor=1024,
 )  # fmt: skip
 """DialoGPT-medium's numbers: 24 layers, width 1024, vocabulary 50257, 0.863 GB on disk."""
 
@@ -503,6 +503,13 @@ def test_int4_fits_where_int8_does_not():
     cluster = [node("a", memory.rank_bytes(memory.shard(0, 40), 1) * 3 // 4)]
     assert nodes_of(plan(large, cluster, wish(dtype="int4", kv_tokens=4096))) == ["a"]
     assert isinstance(plan(large, cluster, wish(dtype="int8", kv_tokens=4096)), NoPlacement)
+
+
+def test_int4_is_refused_for_depths_that_it_cannot_have():
+    with pytest.raises(
+        InvalidRequest, match="int4 needs matrices whose depths are multiples of 64"
+    ):
+        plan(replace(SMOL, depth_divisor=96), [node("a", 8 * GIB)], wish(dtype="int4"))
 
 
 # --- the forecast ---------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ SMOL = ModelFacts(
     width=576,
     vocab_size=49152,
     kv_width=192,
+    depth_divisor=64,
     max_context=8192,
 )
 
@@ -41,6 +42,7 @@ def model(name: str, layers: int, layer_params: int) -> ModelFacts:
         width=64,
         vocab_size=1000,
         kv_width=32,
+        depth_divisor=64,
         max_context=4096,
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import threading
 from collections.abc import Sequence
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from paceline.engine import int4
 from paceline.engine.int8 import packed_depth
 from paceline.engine.kernels import abi
 from paceline.engine.kernels.checks import require, require_that
-from paceline.engine.quantised import QuantisedMatrix, packed_shape
+from paceline.engine.quantised import Bits, QuantisedMatrix, packed_shape
 from paceline.engine.sampling.draw import GREEDY_BELOW, Ask
 from paceline.types.errors import EngineError
 
@@ -139,7 +140,8 @@ class Kernels:
         """See `engine.encode`: the same on every instruction set."""
         require("weights", weights, 2)
         columns, depth = weights.shape
-        require_that(depth % int4.SHARING == 0, "weights share steps", weights=weights)
+        rule = f"weights are [columns, a multiple of {int4.SHARING}]"
+        require_that(depth % int4.SHARING == 0, rule, weights=weights)
         shape = (columns, depth // int4.SHARING)
         out = int4.Codes(
             torch.empty(weights.shape, dtype=torch.uint8),
@@ -311,9 +313,11 @@ def quantised_matrix(weight: QuantisedMatrix, bias: Tensor | None) -> abi.Matrix
     """The matrix as C sees it, for as long as its tensors live."""
     require("scales", weight.scales, 1)
     _check_bias(bias, weight.columns)
+    if weight.bits not in get_args(Bits) or weight.depth < 1:
+        raise EngineError(f"no kernel has int{weight.bits} weights {weight.depth} deep")
     shape = packed_shape(weight.columns, weight.depth, weight.bits)
     require("packed", weight.packed, len(shape), torch.uint8)
-    fits = weight.packed.shape == shape and weight.depth > 0
+    fits = weight.packed.shape == shape
     fits = fits and (weight.bits == 8 or weight.depth % int4.GROUP == 0)
     require_that(fits, f"packed is {list(shape)}", packed=weight.packed, scales=weight.scales)
     addresses = (weight.packed.data_ptr(), weight.scales.data_ptr(), _address(bias))

@@ -38,10 +38,12 @@ def _quantised_linear_is_wrong(kernels: Kernels, generator: torch.Generator) -> 
 
 def _product_is_wrong(kernels: Kernels, generator: torch.Generator, bits: Bits) -> bool:
     x, w = _random(generator, 13, 192), _random(generator, 21, 192)
-    matrix = QuantisedMatrix(*quantise(w, bits), w.shape[1], bits)
+    packed, scales = quantise(w, bits)
+    matrix = QuantisedMatrix(packed, scales, w.shape[1], bits)
     exact = EagerMatrix(matrix).linear(x, None)
     return not (
-        torch.equal(kernels.quantised_linear(x, matrix), exact)
+        torch.equal(quantise(w, bits, kernels.encode)[0], packed)
+        and torch.equal(kernels.quantised_linear(x, matrix), exact)
         and torch.equal(kernels.quantised_linear(x[3:4], matrix), exact[3:4])
     )
 

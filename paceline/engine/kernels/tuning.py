@@ -26,7 +26,7 @@ def tune(kernels: Kernels, clock: Callable[[], float] = time.perf_counter) -> No
         return
     shape = packed_shape(_COLUMNS, _DEPTH, 8)
     matrices = [
-        QuantisedMatrix(torch.full(shape, 130, dtype=torch.uint8), torch.ones(_COLUMNS), _DEPTH, 8)
+        QuantisedMatrix(torch.ones(shape, dtype=torch.uint8), torch.ones(_COLUMNS), _DEPTH, 8)
         for _ in range(_MATRICES)
     ]
 

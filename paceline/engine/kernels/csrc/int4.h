@@ -11,7 +11,7 @@
 
 #include "quantised.h"
 
-enum { INT4_LINE = STRIP * QUAD, INT4_LINES = INT4_SHARING / QUAD / 2 };
+enum { INT4_LINE = STRIP * QUAD, INT4_HALF_LINES = INT4_SHARING / QUAD / 2 };
 
 #define INT4_INLINE static inline __attribute__((always_inline))
 
@@ -24,7 +24,7 @@ INT4_INLINE void int4_unpack(const uint8_t *packed, uint8_t *out) {
         uint8_t steps[INT4_LINE], lows[INT4_LINE], codes[INT4_LINE];
         for (int i = 0; i < INT4_LINE; i++) steps[i] = packed[i / QUAD];
         for (int i = 0; i < INT4_LINE; i++) lows[i] = packed[STRIP + i / QUAD];
-        for (int l = 0; l < INT4_LINES; l++, line += INT4_LINE, out += 2 * INT4_LINE) {
+        for (int l = 0; l < INT4_HALF_LINES; l++, line += INT4_LINE, out += 2 * INT4_LINE) {
             for (int i = 0; i < INT4_LINE; i += 2) codes[i] = line[i + 1], codes[i + 1] = line[i];
             for (int i = 0; i < INT4_LINE; i++) {
                 uint16_t first = codes[i] & 15, second = codes[i] >> 4;
@@ -38,14 +38,13 @@ INT4_INLINE void int4_unpack(const uint8_t *packed, uint8_t *out) {
 /* Strip by strip through the second half of `scratch`. Both functions are constants after inlining. */
 INT4_INLINE void int4_products(int4_unpacker unpack, product_kernel kernel, const product_job *job,
                                const product_part *part, uint8_t *scratch) {
-    enum { AHEAD = 16384 };
     const quantised_matrix *w = job->w;
     const int64_t groups = w->depth / INT4_GROUP, bytes = INT4_GROUP * STRIP;
     const uint8_t *packed = w->packed + part->strip * strip_bytes_of(w);
     uint8_t *unpacked = scratch + w->depth * STRIP;
     for (int64_t strip = part->strip; strip < part->strip_end; strip++) {
         for (int64_t g = 0; g < groups; g++, packed += INT4_GROUP_BYTES) {
-            const uint8_t *ahead = weights_ahead(part, packed, AHEAD);
+            const uint8_t *ahead = weights_ahead(part, packed, WEIGHTS_AHEAD);
             for (int i = 0; i < INT4_GROUP_BYTES; i += INT4_LINE) __builtin_prefetch(ahead + i, 0, 2);
             unpack(packed, unpacked + g * bytes);
         }

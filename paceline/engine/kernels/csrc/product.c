@@ -91,7 +91,7 @@ static product_cut cut_of(const quantised_matrix *w, int64_t rows) {
     const int64_t strip_bytes = strip_bytes_of(w), strips = strips_of(w->columns);
     int64_t task_rows = rows_per_task(rows), row_tasks = (rows + task_rows - 1) / task_rows;
     int64_t even = strips * row_tasks / (pool_threads() * TASKS_PER_THREAD);
-    int64_t worth = larger(WORTH_BYTES / strip_bytes, WORTH_PRODUCTS / (strip_bytes * rows));
+    int64_t worth = larger(WORTH_BYTES / strip_bytes, WORTH_PRODUCTS / (w->depth * STRIP * rows));
     int64_t per_task = larger(smaller(larger(even, worth), TASK_BYTES / strip_bytes), 1);
     return (product_cut){strip_bytes, per_task, task_rows, row_tasks,
                          (strips + per_task - 1) / per_task * row_tasks};

@@ -3,8 +3,6 @@
 #if defined(__x86_64__)
 #define CODE __attribute__((target("avx512f,avx512bw,avx512vl,amx-tile,amx-int8")))
 
-#define INLINE __attribute__((always_inline)) CODE static inline
-
 #include "int4_avx512.h"
 #include "strip_avx512.h"
 
@@ -12,7 +10,8 @@ enum { TILE_ROWS = 16, ROW_BYTES = STRIP * (int)sizeof(int32_t), TILE_BYTES = TI
 
 /* Tiles are read too far apart in time for the prefetchers of the CPU. A block of strips passes by
    all rows before the next: meanwhile the next comes into the second-level cache, an even part with each
-   pass of 16 rows, and in the block's first pass its tiles come into the first shortly before use. */
+   pass of 16 rows, and in the block's first pass its tiles come into the first shortly before use. Of
+   int4 weights there is one unpacked strip at a time, and nothing to fetch. */
 enum { BLOCK_BYTES = 64 * 1024, NEAR = 4 * TILE_BYTES };
 
 /* Tiles of activations, weights and sums; the last rows have lower ones. The compiler wants plain
@@ -175,7 +174,7 @@ CODE static void unpack(const uint8_t *packed, uint8_t *out) {
     const uint8_t *line = packed + INT4_LINE;
     for (int half = 0; half < 2; half++, packed += 2 * STRIP) {
         const int4_shared shared = int4_shared_of(packed);
-        for (int i = 0; i < INT4_LINES; i++, line += INT4_LINE, out += 2 * INT4_LINE) {
+        for (int i = 0; i < INT4_HALF_LINES; i++, line += INT4_LINE, out += 2 * INT4_LINE) {
             int4_weights quads = int4_weights_of(&shared, _mm512_loadu_si512(line));
             _mm512_store_si512(out, quads.first);
             _mm512_store_si512(out + INT4_LINE, quads.second);

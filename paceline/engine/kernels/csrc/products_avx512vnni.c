@@ -5,13 +5,10 @@
 #include "int4_avx512.h"
 #include "strip_avx512.h"
 
-enum { MOST_ROWS = 12, AHEAD = 16384 };
+enum { MOST_ROWS = 12 };
 
-/* Memory delivers a strip slower than it is computed, and prefetchers stop at page ends. The
-   second-level cache waits for more lines at once than the first. */
+/* The second-level cache waits for more lines at once than the first. */
 #define PREFETCH(p) _mm_prefetch((const char *)(p), _MM_HINT_T1)
-
-#define INLINE __attribute__((always_inline)) CODE static inline
 
 /* The instruction wants one operand without a sign. `offsets` makes up for it. */
 INLINE __m512i unsigned_bytes(__m512i weights) {
@@ -44,8 +41,8 @@ INLINE void add_int4_group(const int rows, __m512i *sum, const uint8_t *w, const
         int4_shared shared = int4_shared_of(w + half * 2 * STRIP);
         shared.lows = unsigned_bytes(shared.lows);
 #pragma GCC unroll 4
-        for (int i = 0; i < INT4_LINES; i++, values += 2 * QUAD) {
-            const int64_t at = (1 + half * INT4_LINES + i) * INT4_LINE;
+        for (int i = 0; i < INT4_HALF_LINES; i++, values += 2 * QUAD) {
+            const int64_t at = (1 + half * INT4_HALF_LINES + i) * INT4_LINE;
             int4_weights quads = int4_weights_of(&shared, _mm512_loadu_si512(w + at));
             PREFETCH(ahead + at);
             add_quad(rows, sum, quads.first, values, x->depth);
@@ -67,7 +64,7 @@ INLINE void rows_by_strip(const int rows, const int bits, const strip_view *v,
     for (int64_t g = 0; g < groups; g++, values += group, w += group_bytes) {
         const int32_t *offsets = x->offsets + row * groups + g;
         const float *scales = x->scales + row * groups + g;
-        const uint8_t *ahead = row == part->row ? weights_ahead(part, w, AHEAD) : w;
+        const uint8_t *ahead = row == part->row ? weights_ahead(part, w, WEIGHTS_AHEAD) : w;
         __m512i sum[MOST_ROWS];
 #pragma GCC unroll 12
         for (int r = 0; r < rows; r++) sum[r] = _mm512_set1_epi32(offsets[r * groups]);

@@ -1,10 +1,10 @@
 /* Products of int8 or int4 weights and int8 activations: formats, and who computes them.
 
    A matrix [columns, depth] has one scale per output column. Its int4 weights are int8 ones, of which
-   INT4_SHARING neighbours in a column are among 16 that are about evenly spaced (`int4.h`). A row of activations has one scale per
-   group of `group` elements; sums within a group are exact integers, and groups are added up in
-   order with fused multiply-adds, so that an output has the same bits on every instruction set,
-   in any batch and on any number of threads. */
+   INT4_SHARING neighbours in a column are among 16 that are about evenly spaced (`int4.h`). A row of
+   activations has one scale per group of `group` elements; sums within a group are exact integers,
+   and groups are added up in order with fused multiply-adds, so that an output has the same bits on
+   every instruction set, in any batch and on any number of threads. */
 #ifndef PACELINE_QUANTISED_H
 #define PACELINE_QUANTISED_H
 
@@ -60,6 +60,9 @@ typedef struct {
     const uint8_t *stretch_end, *then;
 } product_part;
 
+/* Memory delivers a strip slower than it is computed, and prefetchers stop at page ends. */
+enum { WEIGHTS_AHEAD = 16384 };
+
 /* What the thread reads `distance` bytes after w; w where that is nothing. */
 static inline const uint8_t *weights_ahead(const product_part *part, const uint8_t *w,
                                            int64_t distance) {
@@ -74,7 +77,8 @@ typedef struct {
     int8_t *lows;
 } int4_codes;
 
-/* `scratch`: product_scratch_bytes(depth) bytes of the thread's own, 64-byte aligned. */
+/* `scratch`: product_scratch_bytes(depth) bytes of the thread's own, 64-byte aligned. A kernel of int8
+   weights keeps to the first half: the other one may hold the weights. */
 typedef void (*product_kernel)(const product_job *job, product_part part, void *scratch);
 
 /* By a matrix's bits. */
@@ -82,7 +86,7 @@ typedef struct {
     product_kernel int8, int4;
 } product_kernels;
 
-/* A strip of int8 weights, and as much again: what a kernel may keep of 16 rows for each quad. */
+/* A float of each of 16 rows for each quad, and as many bytes again: a strip of int8 weights. */
 static inline int64_t product_scratch_bytes(int64_t depth) { return 2 * depth * STRIP; }
 
 void products_portable(const product_job *job, product_part part, void *scratch);

@@ -17,7 +17,7 @@ int norm_run(const kernel_level *level, const norm_weights *norm, const float *x
 int activate_run(const kernel_level *level, const mlp_middle *mlp, const float *x, int64_t rows,
                  float *out);
 
-/* The matrix as a table: out [count, width] are the columns `ids`, which exist, as floats. */
+/* An int8 matrix as a table: out [count, width] are the columns `ids`, which exist, as floats. */
 int table_run(const quantised_matrix *w, int64_t width, const int64_t *ids, int64_t count,
               float *out);
 

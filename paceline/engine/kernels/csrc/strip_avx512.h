@@ -3,6 +3,8 @@
 
 #include <immintrin.h>
 
+#define INLINE __attribute__((always_inline)) CODE static inline
+
 typedef struct {
     const product_job *job;
     int64_t first; /* column */
@@ -22,10 +24,7 @@ CODE static inline strip_view strip_view_of(const product_job *job, int64_t stri
 }
 
 /* `total`: of `rows` rows, a constant after inlining, from `row` on. */
-__attribute__((always_inline)) CODE static inline void strip_finish(const int rows,
-                                                                    const strip_view *v,
-                                                                    int64_t row,
-                                                                    const __m512 *total) {
+INLINE void strip_finish(const int rows, const strip_view *v, int64_t row, const __m512 *total) {
     const int64_t stride = v->job->stride;
     float *out = out_at(v->job, row, v->first);
     if (!v->has_bias && !v->job->add) {
