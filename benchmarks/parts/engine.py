@@ -30,7 +30,8 @@ def measure(plan: Plan) -> Result:
     dtypes = {name: contenders[name].precision for name in outcomes}
     shape = model_facts(model.checkpoint, "model")
     weights = sum(shape.layer_params) + shape.head_params
-    limits = {name: _limits(facts[name]["weight_bytes"], weights) for name in outcomes}
+    arithmetic = int8_products_per_s() / weights
+    limits = {name: _limits(facts[name]["weight_bytes"], arithmetic) for name in outcomes}
     rates = {
         name: {k: [KINDS[k].tokens_per_s(one) for one in each] for k, each in found.items()}
         for name, found in outcomes.items()
@@ -45,12 +46,12 @@ def measure(plan: Plan) -> Result:
     )
 
 
-def _limits(weight_bytes: int, weights: int) -> dict[str, float]:
+def _limits(weight_bytes: int, arithmetic: float) -> dict[str, float]:
     """Tokens per second at most: one stream reads all weights for each, and each multiplies them
     all."""
     return {
         "memory": read_bytes_per_s(weight_bytes) / weight_bytes,
-        "int8": int8_products_per_s() / weights,
+        "int8": arithmetic,
     }
 
 

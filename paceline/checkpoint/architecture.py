@@ -60,3 +60,8 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def kv_width(self) -> int:
         return self.kv_heads * self.head_dim
+
+    @property
+    def depths(self) -> tuple[int, ...]:
+        """Of the matrices in layers: what their rows of activations are wide."""
+        return self.width, self.q_width, self.mlp_width

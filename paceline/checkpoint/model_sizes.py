@@ -42,7 +42,7 @@ def facts_of(
         width=config.width,
         vocab_size=config.vocab_size,
         kv_width=config.kv_width,
-        depth_divisor=gcd(config.width, config.q_width, config.mlp_width),
+        depth_divisor=gcd(*config.depths),
         max_context=config.max_context,
     )
 

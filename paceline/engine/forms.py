@@ -10,7 +10,7 @@ from torch import Tensor
 
 from paceline.engine import int4
 from paceline.engine.cache import UnitCache
-from paceline.engine.encode import encode as encode_int4
+from paceline.engine.encode import encode
 from paceline.engine.image import Arena, Image
 from paceline.engine.int8 import STRIP
 from paceline.engine.matrices import FloatLinear, FloatMatrix, Matrix
@@ -46,7 +46,7 @@ class QuantisedForm:
         bits: Bits,
         wrap: Callable[[QuantisedMatrix], Matrix],
         cache: UnitCache | None,
-        encode: Callable[[Tensor], int4.Codes] = encode_int4,
+        encode: Callable[[Tensor], int4.Codes] = encode,
     ) -> None:
         self._bits = bits
         self._encode = encode

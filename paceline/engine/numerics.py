@@ -97,13 +97,12 @@ def _int8(built: Kernels | None, config: ModelConfig, cache: UnitCache | None) -
 
 
 def _int4(built: Kernels | None, config: ModelConfig, cache: UnitCache | None) -> Numerics:
-    depths = {"width": config.width, "heads": config.q_width, "MLP": config.mlp_width}
-    for name, depth in depths.items():
-        if depth % int4.GROUP:
-            raise EngineError(
-                f"int4 needs depths in multiples of {int4.GROUP}, and this model's {name} is "
-                f"{depth}; use int8"
-            )
+    others = [depth for depth in config.depths if depth % int4.GROUP]
+    if others:
+        raise EngineError(
+            f"int4 needs depths in multiples of {int4.GROUP}, and this model has {others[0]}; "
+            "use int8"
+        )
     return _quantised(4, ("int4-g32", "int8-g64"), built, config, cache)
 
 

@@ -21,9 +21,8 @@ ROUNDS = 3
 
 
 def seconds_per_byte(clock: Callable[[], float] = time.perf_counter) -> float:
-    """Seconds that a byte of int8 weights costs a step of one row; of int4 it costs a little more,
-    which placement leaves out. Takes about 0.1 s and 64 MiB,
-    which are given back."""
+    """Seconds that a byte of int8 weights costs a step of one row. A byte of int4 costs more, which
+    placement leaves out. Takes about 0.1 s and 64 MiB, which are given back."""
     kernels = load()
     shape = packed_shape(COLUMNS, DEPTH, 8)
     weights = [

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from paceline.engine import int4, int8
-from paceline.engine.encode import encode as encode_int4
+from paceline.engine.encode import encode
 from paceline.engine.int8 import LARGEST, TINY_GROUP, group_of
 
 Bits = Literal[4, 8]
@@ -55,7 +55,7 @@ def packed_shape(columns: int, depth: int, bits: Bits) -> tuple[int, ...]:
 
 
 def quantise(
-    weights: Tensor, bits: Bits, encode: Callable[[Tensor], int4.Codes] = encode_int4
+    weights: Tensor, bits: Bits, encode: Callable[[Tensor], int4.Codes] = encode
 ) -> tuple[Tensor, Tensor]:
     """float32 [columns, depth]: packed, and scales [columns]. `encode`: who does, for int4."""
     if bits == 8:

@@ -53,6 +53,7 @@ class AsyncControlClient:
 
     async def __aenter__(self) -> AsyncControlClient:
         self._reader = asyncio.create_task(self._read_on(), name="control reader")
+        self._reader.add_done_callback(_tell_why)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -127,6 +128,12 @@ class AsyncControlClient:
                 self._routes.put_nowait(routes)
             case Malformed(reason=reason):
                 log.warning("message dropped", peer="controller", reason=reason)
+
+
+def _tell_why(reader: asyncio.Task[None]) -> None:
+    """Nobody awaits it; questions end at their deadlines."""
+    if not reader.cancelled() and (error := reader.exception()) is not None:
+        log.error("control reader ended", exc_info=error)
 
 
 def _sentence(verb: str, timeout_s: float, reached: bool) -> str:

@@ -18,6 +18,7 @@ from paceline.engine.kernels import Kernels
 from paceline.engine.matrices import PackedMatrix
 from paceline.engine.quantised import QuantisedMatrix, quantise
 from paceline.engine.stage import Stage
+from paceline.planner.memory import DTYPES
 from paceline.types.errors import EngineError
 from paceline.types.model import Shard
 from tests.engine.conftest import OPS
@@ -129,6 +130,10 @@ def test_packing_loses_nothing(columns: int, groups: int) -> None:
     assert same(int4.unpack(packed, columns), codes)
     whole = int4.decode(int4.unpack(packed, len(packed) * int8.STRIP))
     assert not whole[columns:].any(), "columns that only fill a strip up are of zeros"
+
+
+def test_the_planner_asks_for_the_same_depths() -> None:
+    assert DTYPES["int4"].depth_multiple == int4.GROUP
 
 
 def test_four_and_a_half_bits_a_weight() -> None:

@@ -13,7 +13,9 @@ import structlog
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
+from paceline.engine.int4 import Codes
 from paceline.engine.kernels import Kernels, abi, library, load
 from paceline.engine.kernels.selftest import wrong_kernels
 from paceline.types.errors import EngineError
@@ -260,6 +262,23 @@ def test_a_library_that_computes_wrongly_is_not_used(
     kernels, reason = load_with_log(tmp_path)
     assert kernels is None
     assert wrong.replace("_", " ") in reason
+
+
+def test_a_library_that_encodes_wrongly_is_not_used(
+    tmp_path: Path, fresh: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(fresh, tmp_path)
+    right = Kernels.encode
+
+    def wrong(kernels: Kernels, weights: Tensor) -> Codes:
+        found = right(kernels, weights)
+        found.codes[20, 191] ^= 1
+        return found
+
+    monkeypatch.setattr(Kernels, "encode", wrong)
+    kernels, reason = load_with_log(tmp_path)
+    assert kernels is None
+    assert "encode" in reason
 
 
 def test_the_self_test_passes(kernels: Kernels) -> None:

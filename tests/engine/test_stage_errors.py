@@ -128,7 +128,7 @@ def test_values_that_are_no_numbers_fail_the_rank_that_made_them(tiny, ops, dtyp
         (
             {"dtype": "int4"},
             EngineError,
-            "int4 needs depths in multiples of 64, and this model's width is 48; use int8",
+            "int4 needs depths in multiples of 64, and this model has 48; use int8",
         ),
         ({"kv_pages": 0}, EngineError, "at least one KV page"),
         ({"kv_pages": 1 << 50}, EngineError, "ask for fewer"),

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 import zmq.asyncio
+from structlog.testing import capture_logs
 
 from paceline.transport import control_async
 from paceline.transport.control import ControlServer
@@ -188,6 +189,22 @@ def test_a_message_that_meets_a_bug_costs_that_message(
     monkeypatch.setattr(control_async, "read", faulty)
     with controller(address, echo):
         run(address, use)
+
+
+def test_a_reader_that_ends_says_why(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def broken(_: AsyncControlClient) -> None:
+        raise zmq.ZMQError(zmq.ENOTSOCK)
+
+    async def use(client: AsyncControlClient) -> None:
+        with pytest.raises(DeadlineExceeded):
+            await client.ask("status", {}, 0.5)
+
+    monkeypatch.setattr(AsyncControlClient, "_read_on", broken)
+    with capture_logs() as logs, controller(address, echo):
+        run(address, use)
+    assert [isinstance(one["exc_info"], zmq.ZMQError) for one in logs if "exc_info" in one] == [
+        True
+    ]
 
 
 def test_an_answer_to_another_question_is_nobodys(address: str) -> None:

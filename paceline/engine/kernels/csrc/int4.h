@@ -40,7 +40,7 @@ INT4_INLINE void int4_products(int4_unpacker unpack, product_kernel kernel, cons
                                const product_part *part, uint8_t *scratch) {
     const quantised_matrix *w = job->w;
     const int64_t groups = w->depth / INT4_GROUP, bytes = INT4_GROUP * STRIP;
-    const uint8_t *packed = w->packed + part->strip * strip_bytes_of(w);
+    const uint8_t *packed = strips_at(w, part->strip);
     uint8_t *unpacked = scratch + w->depth * STRIP;
     for (int64_t strip = part->strip; strip < part->strip_end; strip++) {
         for (int64_t g = 0; g < groups; g++, packed += INT4_GROUP_BYTES) {

@@ -22,10 +22,6 @@ bool middle_fits(const mlp_middle *mlp, int64_t rows) {
     return rows >= LEAST_ROWS && group_of(mlp->width) == GROUP;
 }
 
-static const uint8_t *strips_at(const quantised_matrix *w, int64_t strip) {
-    return w->packed + strip * strip_bytes_of(w);
-}
-
 /* What is multiplied after a half of a group's columns, by the same task or the next; or NULL. */
 static const uint8_t *next_strips(const middle_job *j, int64_t group, int64_t half) {
     const int64_t column = group * GROUP;

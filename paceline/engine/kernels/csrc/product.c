@@ -41,7 +41,7 @@ quantised_rows rows_in(void *memory, int64_t rows, int64_t width) {
 
 /* How a product is cut; a task has neighbouring strips and some or all rows. */
 typedef struct {
-    int64_t strip_bytes, strips_per_task, rows_per_task, row_tasks, tasks;
+    int64_t strips_per_task, rows_per_task, row_tasks, tasks;
 } product_cut;
 
 typedef struct {
@@ -54,7 +54,7 @@ typedef struct {
 /* A task's first weights, also of the one behind the last. */
 static const uint8_t *weights_of(const quantised_matrix *w, const product_cut *cut, int64_t task) {
     int64_t strip = task / cut->row_tasks * cut->strips_per_task;
-    return w->packed + smaller(strip, strips_of(w->columns)) * cut->strip_bytes;
+    return strips_at(w, smaller(strip, strips_of(w->columns)));
 }
 
 static void product_task(void *arg, int64_t index, int thread) {
@@ -93,7 +93,7 @@ static product_cut cut_of(const quantised_matrix *w, int64_t rows) {
     int64_t even = strips * row_tasks / (pool_threads() * TASKS_PER_THREAD);
     int64_t worth = larger(WORTH_BYTES / strip_bytes, WORTH_PRODUCTS / (w->depth * STRIP * rows));
     int64_t per_task = larger(smaller(larger(even, worth), TASK_BYTES / strip_bytes), 1);
-    return (product_cut){strip_bytes, per_task, task_rows, row_tasks,
+    return (product_cut){per_task, task_rows, row_tasks,
                          (strips + per_task - 1) / per_task * row_tasks};
 }
 

@@ -11,7 +11,7 @@ enum { TILE_ROWS = 16, ROW_BYTES = STRIP * (int)sizeof(int32_t), TILE_BYTES = TI
 /* Tiles are read too far apart in time for the prefetchers of the CPU. A block of strips passes by
    all rows before the next: meanwhile the next comes into the second-level cache, an even part with each
    pass of 16 rows, and in the block's first pass its tiles come into the first shortly before use. Of
-   int4 weights there is one unpacked strip at a time, and nothing to fetch. */
+   int4 weights there is one strip at a time, unpacked and near already. */
 enum { BLOCK_BYTES = 64 * 1024, NEAR = 4 * TILE_BYTES };
 
 /* Tiles of activations, weights and sums; the last rows have lower ones. The compiler wants plain

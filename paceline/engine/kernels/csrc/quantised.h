@@ -29,6 +29,10 @@ static inline int64_t strip_bytes_of(const quantised_matrix *w) {
     return w->bits == 4 ? w->depth / INT4_GROUP * INT4_GROUP_BYTES : w->depth * STRIP;
 }
 
+static inline const uint8_t *strips_at(const quantised_matrix *w, int64_t strip) {
+    return w->packed + strip * strip_bytes_of(w);
+}
+
 /* Of one batch. `offsets` are -WEIGHT_ZERO times the sum of a group's values, for those who add
    WEIGHT_ZERO to weights. `depth` is that of the packed matrix: groups of 1 or 2 are filled up to a
    QUAD with zeros. */
